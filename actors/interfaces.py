@@ -1,0 +1,70 @@
+"""What the actors need of the world. The supervisor supplies these; tests supply fakes."""
+
+from typing import Protocol
+
+from mcpkeep.protocol.switch import Exit
+
+__all__ = ["ChildHost", "ChildProcess", "Wire"]
+
+
+class Wire(Protocol):
+    """The pipes to one peer. Writing never blocks and never raises; reading is pushed to whoever opened it."""
+
+    @property
+    def accepted(self) -> int:
+        """Bytes that the kernel has taken since the wire was opened."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Bytes written here that the kernel has not taken yet."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone."""
+        ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close_writing(self) -> None:
+        """Close the write side after what is queued has gone out."""
+        ...
+
+
+class ChildProcess(Protocol):
+    """One running child: a process, the leader of its own group."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def wire(self) -> Wire: ...
+
+    async def wait(self) -> Exit:
+        """Wait for the process to end; all it wrote has been handed on by then. May be awaited again."""
+        ...
+
+    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+        """End it: close stdin, wait, SIGTERM to its group, wait, SIGKILL to its whole tree. Seconds.
+
+        A cancelled stop kills at once. Returns what wait() returns.
+        """
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL its whole tree, now."""
+        ...
+
+
+class ChildHost(Protocol):
+    """Starts children. Each generation is started once."""
+
+    async def spawn(self, generation: int) -> ChildProcess:
+        """Start the command; its wire is connected to the relay as `generation`.
+
+        Raises:
+            SpawnError: the command could not be executed; the text says which and why.
+        """
+        ...

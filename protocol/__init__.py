@@ -1,0 +1,1 @@
+"""What is true: messages, states, tables, decisions. Pure and synchronous; no I/O, no clock, no chance."""

@@ -1,0 +1,1 @@
+"""The world and the wiring: command line, configuration, processes, files, signals, the task tree."""
