@@ -1,0 +1,92 @@
+"""Answers the tool `mcpkeep`, by asking the child actor and the relay."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias, get_args
+
+import msgspec
+from msgspec import Raw
+
+from mcpkeep.actors.actor import Actor, ActorError
+from mcpkeep.actors.toolbox import Progress, refusal
+from mcpkeep.protocol.child import ChildEvent, GetStatus, ReplaceMode, RestartChild, RestartDone
+from mcpkeep.protocol.keep import KeepAction, KeepArguments
+from mcpkeep.protocol.relay import RelayStatus
+from mcpkeep.protocol.tools import ToolResult
+
+__all__ = ["KeepTool"]
+
+STATUS_LIMIT = 5.0
+"""Seconds for the child actor to describe itself; it never waits for the child to do so."""
+
+_Answer: TypeAlias = Mapping[str, object]
+
+
+class KeepTool:
+    """One call is one action; each is a row of the table below."""
+
+    def __init__(
+        self,
+        *,
+        child: Actor[ChildEvent | GetStatus],
+        relay_status: Callable[[], RelayStatus],
+        stderr_lines: Callable[[int], tuple[str, ...]],
+        about: Callable[[], Mapping[str, object]],
+        restart_limit: float,
+    ) -> None:
+        """`about` describes this mcpkeep itself; `restart_limit` is in seconds."""
+        self._child = child
+        self._relay_status = relay_status
+        self._stderr_lines = stderr_lines
+        self._about = about
+        self._restart_limit = restart_limit
+        self._actions: dict[KeepAction, Callable[[KeepArguments], Awaitable[_Answer | ToolResult]]] = {
+            "status": self._status,
+            "restart": self._restart,
+            "logs": self._logs,
+        }
+
+    async def call(self, arguments: Raw, progress: Progress) -> ToolResult:
+        """Answer one call."""
+        try:
+            asked = msgspec.json.decode(bytes(arguments) or b"{}", type=KeepArguments)
+        except msgspec.DecodeError as error:
+            actions = sorted(get_args(KeepAction))
+            return refusal(
+                None,
+                "ValueError",
+                str(error),
+                f"Give `action`, one of {', '.join(actions)}, and what that action takes.",
+                valid_actions=actions,
+            )
+        try:
+            answer = await self._actions[asked.action](asked)
+        except ActorError as error:
+            return refusal(asked.action, "StateError", str(error), "Try again; `status` tells how it stands.")
+        if isinstance(answer, ToolResult):
+            return answer
+        members = {"status": "success", "action": asked.action, **answer}
+        return ToolResult(Raw(msgspec.json.encode(members)))
+
+    async def _status(self, asked: KeepArguments) -> _Answer:
+        child = await self._child.ask(GetStatus(), within=STATUS_LIMIT)
+        return {"server": child, "session": self._relay_status(), "mcpkeep": self._about()}
+
+    async def _restart(self, asked: KeepArguments) -> _Answer | ToolResult:
+        mode = ReplaceMode(asked.mode) if asked.mode is not None else None
+        question = RestartChild(mode=mode, reason="the tool `mcpkeep` was asked to")
+        outcome = await self._child.ask(question, within=self._restart_limit)
+        if isinstance(outcome, RestartDone):
+            child = await self._child.ask(GetStatus(), within=STATUS_LIMIT)
+            return {"restarted": True, "server": child}
+        keeps = "The former server still serves." if outcome.kept else "No server is up now."
+        return refusal(
+            asked.action,
+            "RestartFailed",
+            outcome.reason,
+            f"{keeps} Look at `logs`, mend the cause, and call `restart` again.",
+            stderr_tail=self._stderr_lines(asked.lines),
+        )
+
+    async def _logs(self, asked: KeepArguments) -> _Answer:
+        lines = self._stderr_lines(asked.lines)
+        return {"lines": lines, "count": len(lines)}

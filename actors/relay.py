@@ -1,0 +1,281 @@
+"""The relay at work: bytes in from either side, one synchronous step of `protocol.relay`, bytes out.
+
+No frame crosses an inbox; only a call of one of our own tools becomes a task. Reading from one side stops
+while the other does not take what it is sent, so a slow reader slows the writer down instead of filling
+memory.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+import anyio
+from anyio.abc import TaskStatus
+
+from mcpkeep.actors.interfaces import Wire
+from mcpkeep.protocol.framing import Frame, LineSplitter
+from mcpkeep.protocol.jsonrpc import RequestId
+from mcpkeep.protocol.output import Logged, RelayEffect, ToolCancelled
+from mcpkeep.protocol.relay import Relay
+from mcpkeep.protocol.switch import (
+    ChildAttached,
+    ChildDrained,
+    ChildExited,
+    ChildReady,
+    ChildRefused,
+    ChildWedged,
+    RelayOrder,
+    RelayReport,
+)
+from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
+
+__all__ = ["HIGH_WATER", "OwnTools", "RelayActor"]
+
+HIGH_WATER = 1024 * 1024
+"""Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
+
+HELD_LIMIT = 64 * 1024 * 1024
+"""Bytes of requests held for a child that is not up, above which the client is not read."""
+
+SILENCE_GRACE = 1.0
+"""Seconds that a child may live on after closing a pipe; an ordinary exit takes far less."""
+
+
+class OwnTools(Protocol):
+    """Serves the calls of our own tools."""
+
+    async def call(self, call: ToolCall, progress: Callable[[float, float | None, str], None]) -> ToolResult:
+        """Answer one call; cancelled when nobody waits any more. Raises nothing but cancellation.
+
+        `progress` takes how far it is, the total if known, and a text.
+        """
+        ...
+
+
+class _Peer:
+    """One child's wire and its unfinished line."""
+
+    def __init__(self, wire: Wire, limit: int) -> None:
+        self.wire = wire
+        self.lines = LineSplitter(limit)
+        self.early: list[Frame] | None = []
+        """What it wrote before the relay was told of it; None from then on."""
+
+
+class RelayActor:
+    """Drives a Relay. All methods but run() are synchronous and are called in the event loop's thread."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        tools: OwnTools,
+        report: Callable[[RelayReport], None],
+        log: Callable[[Logged], None],
+        client_gone: Callable[[], None],
+        clock: Callable[[], float] = anyio.current_time,
+        max_message: int = 10 * 1024 * 1024,
+        max_request: int = 64 * 1024 * 1024,
+    ) -> None:
+        """`report` takes what the child actor has to know; `client_gone` is called when the client ends.
+
+        `max_message` bounds a line of a child, `max_request` one of the client, both in bytes.
+        """
+        self._relay = relay
+        self._out = relay.output
+        self._tools = tools
+        self._report = report
+        self._log = log
+        self._client_gone = client_gone
+        self._clock = clock
+        self._max_message = max_message
+        self._client: Wire | None = None
+        self._client_lines = LineSplitter(max_request)
+        self._peers: dict[int, _Peer] = {}
+        self._paused_client = False
+        self._paused_children = False
+        self._running: dict[RequestId, anyio.CancelScope] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._armed: float | None = None
+        self._alarm = anyio.Event()
+
+    # The client's side
+
+    def connect_client(self, wire: Wire) -> None:
+        """This is the client's wire; to be called once, before anything is read from it."""
+        self._client = wire
+
+    def client_data(self, data: bytes) -> None:
+        now = self._clock()
+        for frame in self._client_lines.feed(data):
+            self._relay.from_client(frame, now)
+        self._flush()
+
+    def client_eof(self) -> None:
+        now = self._clock()
+        for frame in self._client_lines.end():
+            self._relay.from_client(frame, now)
+        self._flush()
+        self._client_gone()
+
+    def client_broken(self) -> None:
+        self._client_gone()
+
+    def client_writable(self) -> None:
+        self._balance()
+
+    # The children's side
+
+    def connect(self, generation: int, wire: Wire) -> None:
+        self._peers[generation] = _Peer(wire, self._max_message)
+        if self._paused_children:
+            wire.pause_reading()
+
+    def child_data(self, generation: int, data: bytes) -> None:
+        peer = self._peers.get(generation)
+        if peer is None:
+            return
+        frames = peer.lines.feed(data)
+        if peer.early is not None:
+            peer.early += frames
+            return
+        self._from_child(generation, frames, self._clock())
+        self._flush()
+
+    def child_eof(self, generation: int) -> None:
+        self._suspect(generation, "it closed its stdout")
+
+    def child_broken(self, generation: int) -> None:
+        self._suspect(generation, "it closed its stdin")
+
+    def child_writable(self, generation: int) -> None:
+        self._balance()
+
+    # Orders of the child actor, and ourselves
+
+    def order(self, order: RelayOrder) -> None:
+        """Take an order of the child actor, and send what follows from it."""
+        now = self._clock()
+        early: list[Frame] = []
+        match order:
+            case ChildExited(generation) if (peer := self._peers.pop(generation, None)) is not None:
+                self._from_child(generation, peer.lines.end(), now)
+            case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
+                early, peer.early = peer.early or [], None
+            case _:
+                pass
+        self._relay.order(order, now)
+        if isinstance(order, ChildAttached):
+            self._from_child(order.generation, early, now)
+        self._flush()
+        self._balance()
+
+    def notice(self, level: str, text: str) -> None:
+        """Tell the client through its log, where it listens."""
+        self._relay.notice(level, text)
+        self._flush()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve our own tools and keep the relay's deadlines until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            while True:
+                self._armed = self._relay.deadline()
+                self._alarm = anyio.Event()
+                if self._armed is None:
+                    await self._alarm.wait()
+                else:
+                    with anyio.move_on_after(self._armed - self._clock()):
+                        await self._alarm.wait()
+                self._relay.tick(self._clock())
+                self._flush()
+
+    def _from_child(self, generation: int, frames: list[Frame], now: float) -> None:
+        for frame in frames:
+            self._relay.from_child(generation, frame, now)
+
+    def _flush(self) -> None:
+        out = self._out
+        if out.client:
+            data = out.client[0] if len(out.client) == 1 else b"".join(out.client)
+            out.client.clear()
+            if self._client is not None:
+                self._client.write(data)
+                if self._client.queued > HIGH_WATER and not self._paused_children:
+                    self._balance()
+        if out.child:
+            self._flush_children()
+        if out.effects:
+            effects, out.effects = out.effects, []
+            for effect in effects:
+                self._perform(effect)
+        if self._armed is None or self._relay.calls.held_bytes:
+            due = self._relay.deadline()
+            if due is not None and (self._armed is None or due < self._armed):
+                self._armed = due
+                self._alarm.set()
+
+    def _flush_children(self) -> None:
+        frames = self._out.child
+        while frames:
+            generation = frames[0][0]
+            count = next((i for i, frame in enumerate(frames) if frame[0] != generation), len(frames))
+            data = frames[0][1] if count == 1 else b"".join([frame for _, frame in frames[:count]])
+            del frames[:count]
+            if (peer := self._peers.get(generation)) is not None:
+                peer.wire.write(data)
+                if peer.wire.queued > HIGH_WATER and not self._paused_client:
+                    self._balance()
+        if self._relay.calls.held_bytes > HELD_LIMIT and not self._paused_client:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Read from each side only while the other takes what it is sent."""
+        client_slow = self._client is not None and self._client.queued > HIGH_WATER
+        child_slow = any(peer.wire.queued > HIGH_WATER for peer in self._peers.values())
+        if client_slow != self._paused_children:
+            self._paused_children = client_slow
+            for peer in self._peers.values():
+                peer.wire.pause_reading() if client_slow else peer.wire.resume_reading()
+        pause = client_slow or child_slow or self._relay.calls.held_bytes > HELD_LIMIT
+        if self._client is not None and pause != self._paused_client:
+            self._paused_client = pause
+            self._client.pause_reading() if pause else self._client.resume_reading()
+
+    def _perform(self, effect: RelayEffect) -> None:
+        match effect:
+            case ChildReady() | ChildRefused() | ChildDrained() | ChildWedged():
+                self._report(effect)
+            case Logged():
+                self._log(effect)
+            case ToolCalled(call):
+                if self._tasks is not None:
+                    self._tasks.start_soon(self._serve, call)
+            case ToolCancelled(id_):
+                if (scope := self._running.get(id_)) is not None:
+                    scope.cancel()
+            case _:
+                assert_never(effect)
+
+    async def _serve(self, call: ToolCall) -> None:
+        def progress(done: float, total: float | None, text: str) -> None:
+            self._relay.progress(call.id, done, total, text)
+            self._flush()
+
+        with anyio.CancelScope() as scope:
+            self._running[call.id] = scope
+            try:
+                result = await self._tools.call(call, progress)
+            finally:
+                if self._running.get(call.id) is scope:
+                    del self._running[call.id]
+            self._relay.answer(call.id, result)
+            self._flush()
+
+    def _suspect(self, generation: int, what: str) -> None:
+        if self._tasks is not None and generation in self._peers:
+            self._tasks.start_soon(self._await_exit, generation, what)
+
+    async def _await_exit(self, generation: int, what: str) -> None:
+        await anyio.sleep(SILENCE_GRACE)
+        if generation in self._peers:
+            self._report(ChildWedged(generation, f"{what} and lives on"))

@@ -1,0 +1,127 @@
+"""Bringing a child to where the client's session stands, and learning what it offers, by requests of our own."""
+
+from collections.abc import Mapping
+
+from msgspec import UNSET, Raw
+
+from mcpkeep.protocol.head import Head
+from mcpkeep.protocol.jsonrpc import decode_message, encode_notification, encode_request
+from mcpkeep.protocol.link import Link, OwnRequest, Purpose
+from mcpkeep.protocol.listing import Listing, ListingChange
+from mcpkeep.protocol.mcp import LIST_KINDS, Era
+from mcpkeep.protocol.opening import Opening, capabilities_of
+from mcpkeep.protocol.output import Output
+from mcpkeep.protocol.standing import Standing
+
+__all__ = ["Takeover"]
+
+_MAX_PAGES = 100
+"""A list with more pages than this is taken as changed: a server that never ends one must not keep us asking."""
+
+
+class Takeover:
+    """Our own requests to the children. Their ids start with `prefix`, which no client's id does."""
+
+    def __init__(
+        self, out: Output, opening: Opening, listing: Listing, standing: Standing, *, prefix: str
+    ) -> None:
+        self._out = out
+        self._opening = opening
+        self._listing = listing
+        self._standing = standing
+        self._prefix = prefix
+        self._asked = 0
+        self._pages: dict[tuple[int, str], int] = {}
+
+    def open(self, link: Link) -> None:
+        """Begin with a new child: in the client's own era, since a child is locked to that of its first request.
+
+        A modern child is open at once, since each request carries all it needs. A legacy one is open once it
+        has answered the replayed `initialize`; before the client has an answer to its own, that one goes out
+        again instead.
+        """
+        if not self._opening.is_told:
+            link.is_open = True
+        elif self._opening.era is Era.LEGACY:
+            self._ask(link, Purpose.OPEN, "initialize", self._opening.replay_params())
+        else:
+            self._ask(link, Purpose.OPEN, "server/discover", self._opening.own_params())
+            link.is_open = True
+
+    def opened(self, link: Link, head: Head, line: bytes) -> str | None:
+        """The child has answered our opening request: bring it level. Why it cannot take over, or None."""
+        if head.error is not UNSET:
+            return f"it answers the opening request with the error {bytes(head.error).decode()}"
+        result = decode_message(line).result
+        if (refusal := self._opening.refusal_of(result)) is not None:
+            return refusal
+        link.capabilities = capabilities_of(result)
+        if self._opening.initialized:
+            self._out.to_child(link, encode_notification("notifications/initialized"))
+        if self._opening.era is Era.LEGACY:
+            for method, params in self._standing.requests(logging="logging" in link.capabilities):
+                self._ask(link, Purpose.STANDING, method, self._opening.own_params(params))
+        link.is_open = True
+        return None
+
+    def repeat(self, link: Link, method: str, params: Mapping[str, object]) -> None:
+        """Tell a second child what the client has just set at the first."""
+        self._ask(link, Purpose.STANDING, method, self._opening.own_params(params))
+
+    def list_again(self, link: Link) -> None:
+        """Ask for all lists that the client was given, to compare."""
+        for method in self._listing.given_methods():
+            kind = LIST_KINDS[method]
+            if link.capabilities is None or kind.capability in link.capabilities:
+                self._ask_list(link, method, compare=True)
+
+    def learn_tools(self, link: Link) -> None:
+        """Ask for the tools once, so that their annotations are known."""
+        if link.capabilities is not None and "tools" in link.capabilities:
+            asked = any(own.method == "tools/list" for own in link.own.values())
+            if not asked and (link.generation, "tools/list") not in self._pages:
+                self._ask_list(link, "tools/list", compare=False)
+
+    def listed(self, link: Link, own: OwnRequest, head: Head, line: bytes) -> ListingChange | None:
+        """One page of our own listing has come: ask for the next, or tell what changed."""
+        page = self._pages.get((link.generation, own.method), 0) + 1
+        if own.first_page:
+            page = 1
+        self._pages[link.generation, own.method] = page
+        result = decode_message(line).result if head.error is UNSET else Raw(b"{}")
+        cursor = self._listing.fresh_page(own.method, result, first=own.first_page)
+        if cursor is not None and page < _MAX_PAGES:
+            self._ask_list(link, own.method, compare=own.compare, cursor=cursor)
+            return None
+        return self._listing.compare(own.method) if own.compare else None
+
+    def probe(self, link: Link, *, confirm: bool) -> None:
+        """Ask whether the child still answers; the second time by a request of another kind."""
+        capabilities = link.capabilities or frozenset()
+        first = "ping" if self._opening.era is not Era.MODERN else "server/discover"
+        method = first
+        if confirm:
+            method = next((m for m, kind in LIST_KINDS.items() if kind.capability in capabilities), first)
+        self._ask(link, Purpose.HEALTH, method, self._opening.own_params())
+
+    def forget(self, generation: int) -> None:
+        self._pages = {key: page for key, page in self._pages.items() if key[0] != generation}
+
+    def _ask_list(self, link: Link, method: str, *, compare: bool, cursor: str | None = None) -> None:
+        params = self._opening.own_params({"cursor": cursor} if cursor is not None else None)
+        self._ask(link, Purpose.LIST, method, params, first_page=cursor is None, compare=compare)
+
+    def _ask(
+        self,
+        link: Link,
+        purpose: Purpose,
+        method: str,
+        params: Raw | None,
+        *,
+        first_page: bool = True,
+        compare: bool = False,
+    ) -> None:
+        self._asked += 1
+        id_ = f"{self._prefix}{self._asked}"
+        link.own[id_] = OwnRequest(purpose, method, first_page, compare)
+        self._out.to_child(link, encode_request(id_, method, params))
