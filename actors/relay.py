@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, assert_never
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.framing import Frame, LineSplitter
@@ -68,7 +68,6 @@ class RelayActor:
         self,
         relay: Relay,
         *,
-        tools: OwnTools,
         report: Callable[[RelayReport], None],
         log: Callable[[Logged], None],
         client_gone: Callable[[], None],
@@ -82,7 +81,6 @@ class RelayActor:
         """
         self._relay = relay
         self._out = relay.output
-        self._tools = tools
         self._report = report
         self._log = log
         self._client_gone = client_gone
@@ -94,7 +92,8 @@ class RelayActor:
         self._paused_client = False
         self._paused_children = False
         self._running: dict[RequestId, anyio.CancelScope] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._tasks: TaskGroup | None = None
+        self._tools: OwnTools | None = None
         self._armed: float | None = None
         self._alarm = anyio.Event()
 
@@ -174,8 +173,9 @@ class RelayActor:
         self._relay.notice(level, text)
         self._flush()
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, tools: OwnTools, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve our own tools and keep the relay's deadlines until cancelled."""
+        self._tools = tools
         async with anyio.create_task_group() as self._tasks:
             task_status.started()
             while True:
@@ -248,15 +248,15 @@ class RelayActor:
             case Logged():
                 self._log(effect)
             case ToolCalled(call):
-                if self._tasks is not None:
-                    self._tasks.start_soon(self._serve, call)
+                if self._tasks is not None and self._tools is not None:
+                    self._tasks.start_soon(self._serve, self._tools, call)
             case ToolCancelled(id_):
                 if (scope := self._running.get(id_)) is not None:
                     scope.cancel()
             case _:
                 assert_never(effect)
 
-    async def _serve(self, call: ToolCall) -> None:
+    async def _serve(self, tools: OwnTools, call: ToolCall) -> None:
         def progress(done: float, total: float | None, text: str) -> None:
             self._relay.progress(call.id, done, total, text)
             self._flush()
@@ -264,7 +264,7 @@ class RelayActor:
         with anyio.CancelScope() as scope:
             self._running[call.id] = scope
             try:
-                result = await self._tools.call(call, progress)
+                result = await tools.call(call, progress)
             finally:
                 if self._running.get(call.id) is scope:
                     del self._running[call.id]

@@ -1,0 +1,192 @@
+"""The task tree of `mcpkeep run`: everything is made here, started in order, and stopped in reverse."""
+
+import gc
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+
+import anyio
+
+from mcpkeep.actors.child import ChildActor
+from mcpkeep.actors.keep_tool import KeepTool
+from mcpkeep.actors.relay import RelayActor
+from mcpkeep.actors.toolbox import Toolbox
+from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
+from mcpkeep.protocol.health import HealthSettings
+from mcpkeep.protocol.keep import KEEP_TOOL
+from mcpkeep.protocol.output import Logged
+from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.restart import RestartPolicy, RestartType
+from mcpkeep.supervisor.app import version
+from mcpkeep.supervisor.local import LocalHost
+from mcpkeep.supervisor.log import start_logging
+from mcpkeep.supervisor.options import RunOptions
+from mcpkeep.supervisor.process import Spawned
+from mcpkeep.supervisor.wire import FdWire
+
+__all__ = ["serve"]
+
+FLUSH_LIMIT = 1.0
+"""Seconds that the client may take at the end to read what was written for it."""
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_log = logging.getLogger("mcpkeep")
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
+    """Serve until the client ends or a signal says so; the exit code."""
+    log = options.settings.log
+    logs = start_logging(
+        level=log.level, format=log.format, file=options.log_file, max_bytes=log.max_bytes, keep=log.keep
+    )
+    for warning in options.warnings:
+        _log.warning(warning)
+    try:
+        return anyio.run(_Tree(options, run_id, first).run, backend_options={"use_uvloop": True})
+    finally:
+        logs.close()
+
+
+class _Tree:
+    def __init__(self, options: RunOptions, run_id: str, first: Spawned | None) -> None:
+        self._options = options
+        self._started = time.monotonic()
+        self._done = anyio.Event()
+        self._code = 0
+        settings = options.settings
+        self._relay = Relay(
+            own_tools=(KEEP_TOOL,),
+            settings=RelaySettings(
+                hold=settings.limits.hold,
+                overlay=settings.relay.overlay,
+                max_message=settings.limits.max_message,
+                health=HealthSettings(*settings.health),
+            ),
+            own_prefix=f"mcpkeep-{run_id[:12]}/",
+        )
+        self._actor = RelayActor(
+            self._relay,
+            report=lambda report: self._child.tell(report),
+            log=_log_relay,
+            client_gone=self._done.set,
+            max_message=settings.limits.max_message,
+            max_request=settings.limits.max_request,
+        )
+        self._host = LocalHost(
+            options.command,
+            cwd=options.cwd,
+            env={**os.environ, **options.env},
+            run_id=run_id,
+            relay=self._actor,
+            on_stderr_line=_log_stderr,
+            first=first,
+        )
+        self._child = ChildActor(
+            " ".join(options.command),
+            _child_settings(options),
+            host=self._host,
+            relay=self._actor,
+            notify=self._notify,
+            chance=random.random,
+        )
+        keep = KeepTool(
+            child=self._child,
+            relay_status=self._relay.status,
+            stderr_lines=self._host.stderr_lines,
+            about=self._about,
+            restart_limit=settings.child.start_limit + settings.child.drain_grace + 10,
+        )
+        self._tools = Toolbox({KEEP_TOOL: keep.call}, on_bug=self._log_bug)
+
+    async def run(self) -> int:
+        client = FdWire(
+            0,
+            1,
+            on_data=self._actor.client_data,
+            on_eof=self._actor.client_eof,
+            on_broken=self._actor.client_broken,
+            on_writable=self._actor.client_writable,
+        )
+        self._actor.connect_client(client)
+        async with anyio.create_task_group() as actors:
+            await actors.start(self._signals)
+            await actors.start(self._actor.run, self._tools)
+            await actors.start(self._child.run)
+            await client.open()
+            gc.collect()
+            gc.freeze()
+            await self._done.wait()
+            self._child.stop()
+            await self._child.stopped()
+            with anyio.move_on_after(FLUSH_LIMIT):
+                await client.flush()
+            actors.cancel_scope.cancel()
+        client.close()
+        return self._code
+
+    async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*_ENDING, signal.SIGUSR1, signal.SIGUSR2) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGUSR2:
+                    _log.info("SIGUSR2: restarting the server")
+                    self._child.tell(RestartChild(reason="SIGUSR2"))
+                elif number == signal.SIGUSR1:
+                    self._notify(Notify("warning", "SIGUSR1: there is no former release to go back to"))
+                elif self._done.is_set():
+                    _log.warning("%s again: leaving at once", signal.Signals(number).name)
+                    os._exit(128 + number)
+                else:
+                    _log.info("%s: leaving", signal.Signals(number).name)
+                    self._code = 128 + number
+                    self._done.set()
+
+    def _notify(self, notify: Notify) -> None:
+        _log.log(_LEVELS[notify.level], notify.text)
+        self._actor.notice(notify.level, notify.text)
+
+    def _about(self) -> Mapping[str, object]:
+        options = self._options
+        return {
+            "version": version(),
+            "pid": os.getpid(),
+            "uptime": time.monotonic() - self._started,
+            "workspace": options.workspace,
+            "log_file": options.log_file,
+            "settings_from": dict(options.origins),
+        }
+
+    def _log_bug(self, tool: str, error: Exception) -> str:
+        _log.error("a call of %r failed", tool, exc_info=error)
+        return self._options.log_file or "mcpkeep's stderr"
+
+
+def _child_settings(options: RunOptions) -> ChildSettings:
+    child, restart = options.settings.child, options.settings.restart
+    return ChildSettings(
+        restart=RestartPolicy(
+            type=RestartType(restart.type),
+            intensity=restart.intensity,
+            period=restart.period,
+            backoff_base=restart.backoff_base,
+            backoff_max=restart.backoff_max,
+            healthy_after=restart.healthy_after,
+        ),
+        replace=ReplaceMode(child.replace),
+        drain_grace=child.drain_grace,
+        stop_eof=child.stop_eof,
+        stop_term=child.stop_term,
+        start_limit=child.start_limit,
+    )
+
+
+def _log_relay(logged: Logged) -> None:
+    _log.log(_LEVELS[logged.level], logged.text)
+
+
+def _log_stderr(generation: int, line: str) -> None:
+    logging.getLogger("mcpkeep.server").info("[%d] %s", generation, line)
