@@ -1,0 +1,140 @@
+"""The workspace: which folder it is, where mcpkeep's own files for it are, and what server lives in it.
+
+Paths are strings: this runs before the child is spawned, and pathlib takes as long to import as all of it.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mcpkeep.protocol.errors import ConfigError
+
+__all__ = ["KnownServer", "StateFolder", "find_workspace", "make_state_folder", "recognise_server"]
+
+_BASES = (".praxis-os", ".agent-os")
+_MARKERS = (*_BASES, "mcpkeep.toml")
+
+
+class KnownServer(NamedTuple):
+    """A server that was recognised: how to run it, and what its environment needs."""
+
+    command: tuple[str, ...]
+    env: dict[str, str]
+
+
+class StateFolder(NamedTuple):
+    """The folder for logs and saved state, or why there is none."""
+
+    path: str | None
+    warning: str | None = None
+
+
+def find_workspace(named: str | None, *, environ: Mapping[str, str], cwd: str, home: str) -> str | None:
+    """The absolute path of the workspace; None in the home folder or `/` unless it was named.
+
+    It is `named` (the flag), MCPKEEP_WORKSPACE, PROJECT_ROOT, or the nearest folder from `cwd` upwards that
+    holds `.praxis-os`, `.agent-os` or `mcpkeep.toml`; where none does, `cwd` itself.
+
+    Raises:
+        ConfigError: the folder that was named is not there.
+    """
+    for name, value in (
+        ("--workspace", named),
+        ("MCPKEEP_WORKSPACE", environ.get("MCPKEEP_WORKSPACE")),
+        ("PROJECT_ROOT", environ.get("PROJECT_ROOT")),
+    ):
+        if not value:
+            continue
+        path = os.path.abspath(os.path.join(cwd, os.path.expanduser(value)))
+        if os.path.isdir(path):
+            return path
+        hint = "the IDE left a placeholder in it" if "${" in value else "name a folder that exists"
+        raise ConfigError(f"{name} is {value!r}, which is no folder; {hint}")
+    nowhere = {os.path.realpath(home), os.sep}
+    start = os.path.realpath(cwd)
+    folder = start
+    while folder not in nowhere:
+        if any(os.path.lexists(os.path.join(folder, marker)) for marker in _MARKERS):
+            return folder
+        folder = os.path.dirname(folder)
+    return None if start in nowhere else start
+
+
+def make_state_folder(
+    workspace: str | None, *, environ: Mapping[str, str], cwd: str, home: str, platform: str = sys.platform
+) -> StateFolder:
+    """Make the folder for mcpkeep's own files, unless it is there; never raises.
+
+    `.praxis-os/.mcpkeep` (with a .gitignore in it) in a workspace that has `.praxis-os`; otherwise one in the
+    user's state folder that is named after the workspace, so that other projects get no droppings.
+    """
+    inside = workspace is not None and os.path.isdir(os.path.join(workspace, ".praxis-os"))
+    if inside and workspace is not None:
+        path = os.path.join(workspace, ".praxis-os", ".mcpkeep")
+    else:
+        path = os.path.join(_user_state(environ, home, platform), _readable_key(workspace or cwd))
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        ignore = os.path.join(path, ".gitignore")
+        if inside and not os.path.lexists(ignore):
+            with open(ignore, "x", encoding="ascii") as file:
+                file.write("*\n")
+        if not os.access(path, os.W_OK | os.X_OK):
+            return StateFolder(None, f"{path} is not writable; going on without log file and saved state")
+    except FileExistsError as error:
+        # Two that start at once both write the .gitignore; a file in the folder's place is another matter.
+        if not os.path.isdir(path):
+            return StateFolder(None, _no_state(path, error))
+    except OSError as error:
+        return StateFolder(None, _no_state(path, error))
+    return StateFolder(path)
+
+
+def recognise_server(workspace: str) -> KnownServer | None:
+    """The prAxIs OS server installed in the workspace, if one is; it is looked at, not run."""
+    for base in _BASES:
+        root = os.path.join(workspace, base)
+        python = os.path.join(root, "venv", "bin", "python")
+        try:
+            with open(
+                os.path.join(root, "mcp_server", "__main__.py"), encoding="utf-8", errors="replace"
+            ) as file:
+                source = file.read()
+        except OSError:
+            continue
+        if not os.access(python, os.X_OK):
+            continue
+        # Required where the version knows it, refused where not; no version number tells the two apart.
+        transport = ("--transport", "dual") if _takes_transport(source) else ()
+        return KnownServer((python, "-m", "mcp_server", *transport), {"PYTHONPATH": root})
+    return None
+
+
+def _takes_transport(source: str) -> bool:
+    return any(
+        after.lstrip().startswith(('"--transport"', "'--transport'"))
+        for after in source.split("add_argument(")[1:]
+    )
+
+
+def _user_state(environ: Mapping[str, str], home: str, platform: str) -> str:
+    if platform == "darwin":
+        return os.path.join(home, "Library", "Application Support", "mcpkeep")
+    named = environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path is invalid and to be ignored.
+    return os.path.join(named if os.path.isabs(named) else os.path.join(home, ".local", "state"), "mcpkeep")
+
+
+def _readable_key(folder: str) -> str:
+    import hashlib
+
+    real = os.path.realpath(folder)
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in os.path.basename(real))
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:10]
+    return f"{name.encode('ascii', 'ignore').decode()[:40] or 'root'}-{digest}"
+
+
+def _no_state(path: str, error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    return f"{path} cannot be made ({reason}); going on without log file and saved state"
