@@ -1,0 +1,91 @@
+"""No orphans: the watcher that outlives mcpkeep by milliseconds, and the end of a child's whole tree.
+
+Light to import: the watcher is started right after the first child, before mcpkeep's other imports.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mcpkeep.supervisor import sweep
+from mcpkeep.supervisor.sweep import GENERATION_VARIABLE, RUN_VARIABLE
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["Watcher", "descendants", "end_processes"]
+
+
+class Watcher:
+    """A small process in a session of its own that ends the run's processes when mcpkeep is gone.
+
+    From the moment the constructor returns, no end of mcpkeep, SIGKILL included, leaves a process that
+    carries the run's id. The pipe's end is the signal: nothing but mcpkeep's own end, or close(), gives it.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        """Start it.
+
+        Raises:
+            OSError: no process or no pipe could be had.
+        """
+        # An outer mcpkeep that ends must not kill this watcher before the inner mcpkeep's children are ended.
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in (RUN_VARIABLE, GENERATION_VARIABLE)
+        }
+        command = [sys.executable, "-I", "-S", os.path.abspath(sweep.__file__), run_id]
+        if sys.platform != "linux":
+            spec = importlib.util.find_spec("psutil")
+            if spec is not None and spec.origin is not None:
+                command.append(os.path.dirname(os.path.dirname(spec.origin)))
+        read_end, self._write_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=read_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=env,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._write_end)
+            raise
+        finally:
+            os.close(read_end)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the run's processes now, and wait until that is done; not needed before mcpkeep's own end."""
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
+            self._process.wait(sweep.SWEEP_LIMIT + 5)
+
+
+def descendants(pid: int) -> "list[psutil.Process]":
+    """The living children of `pid`, theirs, and so on; empty if there is no such process."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def end_processes(processes: "list[psutil.Process]") -> None:
+    """SIGKILL each that still is the process it was when it was listed."""
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
