@@ -1,0 +1,75 @@
+"""`python -m tests.benchmarks`: measure mcpkeep beside the direct connection and a blind pump.
+
+--quick        a glance of about a minute instead of figures
+--peers        fastmcp's create_proxy and mcp-proxy too, where installed
+--only NAME    one of traffic, memory, start, idle, gap, overlap, soak; may be repeated
+--soak N       how many SIGKILLs the soak makes (10,000; 200 with --quick); the soak runs only on demand
+--json FILE    write the tables there as well
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from tests.benchmarks.figures import Table, show
+from tests.benchmarks.life import gap_table, idle_table, overlap_table, start_table
+from tests.benchmarks.line import mcpkeep_command
+from tests.benchmarks.peers import peers
+from tests.benchmarks.soak import run_soak, soak_table
+from tests.benchmarks.traffic import PATHS, measure_memory, measure_traffic, memory_table, traffic_table
+from tests.servers import fast_command
+
+BENCHMARKS = ("traffic", "memory", "start", "idle", "gap", "overlap", "soak")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help=argparse.SUPPRESS)
+    parser.add_argument("--soak", type=int, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    quick: bool = options.quick
+    kills: int = options.soak or (200 if quick else 10_000)
+    wanted = options.only or [
+        *([] if options.soak is not None else [name for name in BENCHMARKS if name != "soak"]),
+        *(["soak"] if options.soak is not None else []),
+    ]
+    others, reasons = peers() if options.peers else ({}, [])
+    paths = {**PATHS, **others}
+    for reason in reasons:
+        print(reason, file=sys.stderr)
+
+    with TemporaryDirectory(prefix="mcpkeep-benchmark-") as folder:
+        cwd = Path(folder)
+        rounds, share = (2, 0.2) if quick else (7, 1.0)
+        messages = 200 if quick else 1_000
+        measures: dict[str, Callable[[], Table]] = {
+            "traffic": lambda: traffic_table(measure_traffic(paths, cwd=cwd, rounds=rounds, share=share)),
+            "memory": lambda: memory_table(
+                measure_memory(mcpkeep_command(fast_command()), cwd=cwd, messages=messages), messages
+            ),
+            "start": lambda: start_table(paths, cwd=cwd, runs=5 if quick else 30),
+            "idle": lambda: idle_table(cwd=cwd, seconds=5 if quick else 30),
+            "gap": lambda: gap_table(cwd=cwd, kills=5 if quick else 50),
+            "overlap": lambda: overlap_table(cwd=cwd, restarts=3 if quick else 20),
+            "soak": lambda: soak_table(run_soak(cwd=cwd, kills=kills, say=print)),
+        }
+        tables: list[Table] = []
+        for name in wanted:
+            tables.append(measures[name]())
+            show(tables[-1])
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(tables)))
+    return 1 if any("MISSED" in row for table in tables for row in table.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
