@@ -5,11 +5,14 @@ while the other does not take what it is sent, so a slow reader slows the writer
 memory.
 """
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Protocol, assert_never
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.framing import Frame, LineSplitter
@@ -71,7 +74,7 @@ class RelayActor:
         report: Callable[[RelayReport], None],
         log: Callable[[Logged], None],
         client_gone: Callable[[], None],
-        clock: Callable[[], float] = anyio.current_time,
+        clock: Callable[[], float] = time.monotonic,
         max_message: int = 10 * 1024 * 1024,
         max_request: int = 64 * 1024 * 1024,
     ) -> None:
@@ -92,8 +95,8 @@ class RelayActor:
         self._paused_client = False
         self._paused_children = False
         self._running: dict[RequestId, anyio.CancelScope] = {}
-        self._tasks: TaskGroup | None = None
         self._tools: OwnTools | None = None
+        self._jobs: list[Callable[[], Coroutine[None, None, None]]] = []
         self._armed: float | None = None
         self._alarm = anyio.Event()
 
@@ -173,19 +176,23 @@ class RelayActor:
         self._relay.notice(level, text)
         self._flush()
 
-    async def run(self, tools: OwnTools, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, tools: OwnTools, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
         """Serve our own tools and keep the relay's deadlines until cancelled."""
         self._tools = tools
-        async with anyio.create_task_group() as self._tasks:
+        async with anyio.create_task_group() as tasks:
             task_status.started()
             while True:
                 self._armed = self._relay.deadline()
                 self._alarm = anyio.Event()
-                if self._armed is None:
-                    await self._alarm.wait()
-                else:
-                    with anyio.move_on_after(self._armed - self._clock()):
+                if not self._jobs:
+                    left = math.inf if self._armed is None else self._armed - self._clock()
+                    with anyio.move_on_after(left):
                         await self._alarm.wait()
+                jobs, self._jobs = self._jobs, []
+                for job in jobs:
+                    tasks.start_soon(job)
                 self._relay.tick(self._clock())
                 self._flush()
 
@@ -248,23 +255,28 @@ class RelayActor:
             case Logged():
                 self._log(effect)
             case ToolCalled(call):
-                if self._tasks is not None and self._tools is not None:
-                    self._tasks.start_soon(self._serve, self._tools, call)
+                self._start(partial(self._serve, call))
             case ToolCancelled(id_):
                 if (scope := self._running.get(id_)) is not None:
                     scope.cancel()
             case _:
                 assert_never(effect)
 
-    async def _serve(self, tools: OwnTools, call: ToolCall) -> None:
+    def _start(self, job: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Have run() start a task: what arrives from the loop's own callbacks must not start one itself."""
+        self._jobs.append(job)
+        self._alarm.set()
+
+    async def _serve(self, call: ToolCall) -> None:
         def progress(done: float, total: float | None, text: str) -> None:
             self._relay.progress(call.id, done, total, text)
             self._flush()
 
+        assert self._tools is not None  # run() has them
         with anyio.CancelScope() as scope:
             self._running[call.id] = scope
             try:
-                result = await tools.call(call, progress)
+                result = await self._tools.call(call, progress)
             finally:
                 if self._running.get(call.id) is scope:
                     del self._running[call.id]
@@ -272,8 +284,8 @@ class RelayActor:
             self._flush()
 
     def _suspect(self, generation: int, what: str) -> None:
-        if self._tasks is not None and generation in self._peers:
-            self._tasks.start_soon(self._await_exit, generation, what)
+        if generation in self._peers:
+            self._start(partial(self._await_exit, generation, what))
 
     async def _await_exit(self, generation: int, what: str) -> None:
         await anyio.sleep(SILENCE_GRACE)

@@ -1,6 +1,6 @@
 """Our own tools, by name. A tool is one entry here; the relay learns of it from the same table."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import msgspec
@@ -20,12 +20,9 @@ ToolHandler: TypeAlias = Callable[[Raw, Progress], Awaitable[ToolResult]]
 class Toolbox:
     """The table of our own tools, each with who answers it."""
 
-    def __init__(
-        self, tools: Mapping[OwnTool, ToolHandler], *, on_bug: Callable[[str, Exception], str]
-    ) -> None:
+    def __init__(self, *tools: tuple[OwnTool, ToolHandler], on_bug: Callable[[str, Exception], str]) -> None:
         """`on_bug` logs an unexpected error of the named tool, and says where it can be read."""
-        self.declarations = tuple(tools)
-        self._handlers = {tool.name: handler for tool, handler in tools.items()}
+        self._handlers = {tool.name: handler for tool, handler in tools}
         self._on_bug = on_bug
 
     async def call(self, call: ToolCall, progress: Progress) -> ToolResult:

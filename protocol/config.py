@@ -66,7 +66,7 @@ class Restart(NamedTuple):
     type: Literal["permanent", "transient", "temporary"] = "permanent"
     intensity: int = 5
     period: float = 60.0
-    backoff_base: float = 0.5
+    backoff_base: float = 0.1
     backoff_max: float = 30.0
     healthy_after: float = 10.0
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.errors import ConfigError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "version"]
 
 _USAGE = 2
 """The exit code of a usage error, as in argparse and the shell."""
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(_help())
         return 0
     if word in ("-V", "--version"):
-        sys.stdout.write(f"mcpkeep {_version()}\n")
+        sys.stdout.write(f"mcpkeep {version()}\n")
         return 0
     for command in _COMMANDS:
         if command.name == word:
@@ -101,7 +101,7 @@ def _unknown(word: str) -> str:
     return f"unknown command {word!r}; {hint}"
 
 
-def _version() -> str:
+def version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -75,6 +75,11 @@ class LocalHost:
         self._relay = relay
         self._on_stderr_line = on_stderr_line
         self._first = first
+        self._newest: LocalProcess | None = None
+
+    def stderr_lines(self, count: int) -> tuple[str, ...]:
+        """The last lines of stderr of the newest child, oldest first."""
+        return self._newest.stderr_lines(count) if self._newest is not None else ()
 
     async def spawn(self, generation: int) -> "LocalProcess":
         """Start the command, or take the first; its wire is connected to the relay as `generation`.
@@ -99,7 +104,7 @@ class LocalHost:
             on_broken=partial(relay.child_broken, generation),
             on_writable=partial(relay.child_writable, generation),
         )
-        process = LocalProcess(spawned, wire, partial(self._on_stderr_line, generation))
+        process = self._newest = LocalProcess(spawned, wire, partial(self._on_stderr_line, generation))
         relay.connect(generation, wire)
         try:
             await wire.open()

@@ -46,9 +46,13 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     for warning in options.warnings:
         _log.warning(warning)
     try:
-        return anyio.run(_Tree(options, run_id, first).run, backend_options={"use_uvloop": True})
+        return anyio.run(_serve, options, run_id, first, backend_options={"use_uvloop": True})
     finally:
         logs.close()
+
+
+async def _serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
+    return await _Tree(options, run_id, first).run()
 
 
 class _Tree:
@@ -100,7 +104,7 @@ class _Tree:
             about=self._about,
             restart_limit=settings.child.start_limit + settings.child.drain_grace + 10,
         )
-        self._tools = Toolbox({KEEP_TOOL: keep.call}, on_bug=self._log_bug)
+        self._tools = Toolbox((KEEP_TOOL, keep.call), on_bug=self._log_bug)
 
     async def run(self) -> int:
         client = FdWire(
