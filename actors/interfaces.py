@@ -8,7 +8,7 @@ __all__ = ["ChildHost", "ChildProcess", "Wire"]
 
 
 class Wire(Protocol):
-    """The pipes to one peer. Writing never blocks and never raises; reading is pushed to whoever opened it."""
+    """The pipes to one peer. Writing never blocks and never raises; what is read is pushed to its opener."""
 
     @property
     def accepted(self) -> int:

@@ -107,15 +107,11 @@ class RelayActor:
         self._client = wire
 
     def client_data(self, data: bytes) -> None:
-        now = self._clock()
-        for frame in self._client_lines.feed(data):
-            self._relay.from_client(frame, now)
+        self._relay.from_client(self._client_lines.feed(data), self._clock())
         self._flush()
 
     def client_eof(self) -> None:
-        now = self._clock()
-        for frame in self._client_lines.end():
-            self._relay.from_client(frame, now)
+        self._relay.from_client(self._client_lines.end(), self._clock())
         self._flush()
         self._client_gone()
 
@@ -140,7 +136,7 @@ class RelayActor:
         if peer.early is not None:
             peer.early += frames
             return
-        self._from_child(generation, frames, self._clock())
+        self._relay.from_child(generation, frames, self._clock())
         self._flush()
 
     def child_eof(self, generation: int) -> None:
@@ -160,14 +156,14 @@ class RelayActor:
         early: list[Frame] = []
         match order:
             case ChildExited(generation) if (peer := self._peers.pop(generation, None)) is not None:
-                self._from_child(generation, peer.lines.end(), now)
+                self._relay.from_child(generation, peer.lines.end(), now)
             case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
                 early, peer.early = peer.early or [], None
             case _:
                 pass
         self._relay.order(order, now)
         if isinstance(order, ChildAttached):
-            self._from_child(order.generation, early, now)
+            self._relay.from_child(order.generation, early, now)
         self._flush()
         self._balance()
 
@@ -195,10 +191,6 @@ class RelayActor:
                     tasks.start_soon(job)
                 self._relay.tick(self._clock())
                 self._flush()
-
-    def _from_child(self, generation: int, frames: list[Frame], now: float) -> None:
-        for frame in frames:
-            self._relay.from_child(generation, frame, now)
 
     def _flush(self) -> None:
         out = self._out

@@ -11,8 +11,9 @@ from mcpkeep.protocol.switch import Exit, describe_exit
 __all__ = ["HELD", "OURS", "Call", "Reason", "Verdict", "lost_error", "verdict_on"]
 
 
-HELD = 0
+NEW = -2
 OURS = -1
+HELD = 0
 
 
 class Reason(enum.Enum):
@@ -41,8 +42,8 @@ class Call(msgspec.Struct, gc=False):
     log_level: str | None = None
     """From which level on this request wants log notices (modern)."""
     progress_token: RequestId | None = None
-    generation: int = HELD
-    """The child that has it; HELD while none has, OURS where one of our own tools has."""
+    generation: int = NEW
+    """The child that has it; or NEW, HELD while it waits for one, OURS where one of our own tools has it."""
     end: int = 0
     """Where it ends in the bytes sent to that child: beyond what the kernel took, it never arrived whole."""
     asked_before: int = 0

@@ -22,28 +22,18 @@ class Calls:
         self._out = out
         self._listing = listing
         self._opening = opening
-        self._calls: dict[RequestId, Call] = {}
+        self.table: dict[RequestId, Call] = {}
+        """By the client's id. Only a call that a child has may be taken out here; else remove() it."""
         self._suspect: tuple[str, str | None] | None = None
         """What alone was in flight at the last crash."""
         self.held_bytes = 0
 
-    def __contains__(self, id_: object) -> bool:
-        return id_ in self._calls
-
     def __iter__(self) -> Iterator[Call]:
-        return iter(self._calls.values())
-
-    def get(self, id_: RequestId) -> Call | None:
-        return self._calls.get(id_)
-
-    def add(self, call: Call) -> None:
-        self._calls[call.id] = call
-        if call.generation == HELD:
-            self.held_bytes += len(call.frame)
+        return iter(self.table.values())
 
     def remove(self, call: Call) -> None:
         """It is answered, or nobody waits for the answer."""
-        del self._calls[call.id]
+        del self.table[call.id]
         if call.generation == HELD:
             self.held_bytes -= len(call.frame)
 
@@ -57,9 +47,8 @@ class Calls:
 
     def hold(self, call: Call, now: float) -> None:
         """Let the call wait for a child."""
-        if call.generation != HELD:
-            self.held_bytes += len(call.frame)
         call.generation, call.held_since = HELD, now
+        self.held_bytes += len(call.frame)
 
     def release(self, link: Link) -> None:
         """Hand all that is held to `link`, oldest first."""
@@ -116,7 +105,7 @@ class Calls:
         return min((call.held_since for call in self.held() if call.loss is not Loss.RESEND), default=None)
 
     def fail_unavailable(self, call: Call, exit_: Exit | None, detail: str) -> None:
-        """Answer a call that no child can take; `tools/list` from memory, so that our own tools stay found."""
+        """Answer a call that no child can take; `tools/list` from memory, so that our own tools are found."""
         if call.method == "tools/list" and call.first_page and self._opening.is_told:
             self.remove(call)
             self._out.client.append(encode_result(call.id, self._listing.from_memory(self._opening.era)))
@@ -129,7 +118,7 @@ class Calls:
 
     def cancel(self, id_: RequestId | None) -> Call | None:
         """The client waits no longer: nobody answers this call. The call, where it was not answered yet."""
-        call = self._calls.get(id_) if id_ is not None else None
+        call = self.table.get(id_) if id_ is not None else None
         if call is None or call.method == "initialize":
             return None
         self.remove(call)

@@ -7,7 +7,7 @@ from mcpkeep.protocol.errors import ProtocolError
 from mcpkeep.protocol.jsonrpc import RequestId, check_text, decode_message
 from mcpkeep.protocol.mcp import LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID
 
-__all__ = ["Head", "Meta", "Params", "Result", "TaskHandle", "read_head"]
+__all__ = ["NO_META", "Head", "Meta", "Params", "Result", "TaskHandle", "read_head"]
 
 
 class Meta(msgspec.Struct, gc=False, frozen=True):
@@ -19,7 +19,7 @@ class Meta(msgspec.Struct, gc=False, frozen=True):
     subscription_id: RequestId | None = field(default=None, name=SUBSCRIPTION_ID)
 
 
-_NO_META = Meta()
+NO_META = Meta()
 
 
 class Params(msgspec.Struct, gc=False, frozen=True):
@@ -34,7 +34,7 @@ class Params(msgspec.Struct, gc=False, frozen=True):
     request_state: str | None = field(default=None, name="requestState")
     task_id: str | None = field(default=None, name="taskId")
     task: Raw | UnsetType = UNSET
-    meta: Meta = field(default=_NO_META, name="_meta")
+    meta: Meta = field(default=NO_META, name="_meta")
 
 
 class TaskHandle(msgspec.Struct, gc=False, frozen=True):

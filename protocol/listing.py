@@ -52,7 +52,7 @@ class Listing:
     """All lists of the server, as last given to the client and as last seen of the child."""
 
     def __init__(self, own: Sequence[OwnTool], *, overlay: bool) -> None:
-        self.gone: dict[str, None] = {}
+        self.gone: dict[str | None, None] = {}
         """Tools that the client was given and that a replacement took away, until it was told in an error."""
         self._own = {tool.name: tool for tool in own}
         self._overlay = overlay
@@ -66,7 +66,7 @@ class Listing:
         """Our tool of that name, unless the child's stands in its place."""
         return self._own.get(name) if name is not None and name not in self._clashes else None
 
-    def knows_tool(self, name: str) -> bool:
+    def knows_tool(self, name: str | None) -> bool:
         return name in self._tools
 
     def hidden_names(self) -> tuple[str, ...]:

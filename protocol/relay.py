@@ -3,8 +3,6 @@
 Frames, orders and times come in; frames and effects come out through `output`. The hot path is a request
 passed on and its answer passed back: one decode, one table entry, the same bytes. Everything else here
 exists so that the client does not notice when the child is another one.
-
-What names a generation without a link has no effect: a late word of an old child moves nothing.
 """
 
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from mcpkeep.protocol.call import HELD, OURS, Call, Reason, lost_error
 from mcpkeep.protocol.calls import Calls
 from mcpkeep.protocol.errors import ProtocolError
 from mcpkeep.protocol.framing import Frame, IdScanner, Oversized
-from mcpkeep.protocol.head import Head, Params, read_head
+from mcpkeep.protocol.head import NO_META, Head, Params, Result, read_head
 from mcpkeep.protocol.health import Health, HealthSettings, Probe
 from mcpkeep.protocol.jsonrpc import (
     INVALID_PARAMS,
@@ -39,27 +37,17 @@ from mcpkeep.protocol.minted import Minted
 from mcpkeep.protocol.opening import Opening, capabilities_of, has_envelope
 from mcpkeep.protocol.output import Output
 from mcpkeep.protocol.standing import Standing
-from mcpkeep.protocol.switch import (
-    CallsHeld,
-    ChildAttached,
-    ChildDrained,
-    ChildExited,
-    ChildPromoted,
-    ChildReady,
-    ChildRefused,
-    ChildUnavailable,
-    ChildWedged,
-    Exit,
-    RelayOrder,
-    describe_exit,
-)
+from mcpkeep.protocol.succession import Succession
+from mcpkeep.protocol.switch import ChildRefused, ChildWedged, RelayOrder
 from mcpkeep.protocol.takeover import Takeover
 from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolCalled, ToolResult, encode_tool_result
 
 __all__ = ["Relay", "RelaySettings", "RelayStatus"]
 
-_REWRITTEN = frozenset({"initialize", "server/discover", *LIST_KINDS})
 _SETTING = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+_NOTED = frozenset({"initialize", "server/discover", "subscriptions/listen", *LIST_KINDS}) | _SETTING
+"""The methods whose answers say something of the session, or are not passed on as they are."""
+
 _LIST_CHANGED = frozenset(kind.changed for kind in LIST_KINDS.values())
 _BINDING_LIMIT = 10_000
 """Request states and task ids remembered; beyond, the oldest are forgotten and go to the serving child."""
@@ -99,7 +87,6 @@ class Relay:
         self.opening = Opening()
         self.listing = Listing(own_tools, overlay=settings.overlay)
         self.calls = Calls(self.output, self.listing, self.opening)
-        self.serving: Link | None = None
         self._settings = settings
         self._own_prefix = own_prefix
         self._standing = Standing()
@@ -107,58 +94,97 @@ class Relay:
         self._minted = Minted()
         self._health = Health(settings.health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
-        self._links: dict[int, Link] = {}
+        self._succession = Succession(
+            self.output,
+            calls=self.calls,
+            opening=self.opening,
+            listing=self.listing,
+            standing=self._standing,
+            minted=self._minted,
+            health=self._health,
+            takeover=self._takeover,
+        )
+        self._links = self._succession.links
+        self._table = self.calls.table
         self._bound: dict[str, int] = {}
-        self._holding = False
-        self._unavailable: ChildUnavailable | None = None
-        self._last_exit: Exit | None = None
 
     # From the client
 
-    def from_client(self, frame: Frame, now: float) -> None:
-        """One line of the client."""
-        if isinstance(frame, Oversized):
-            text = f"the message of {frame.size} bytes is larger than mcpkeep accepts (`limits.max_request`)"
-            self.output.client.append(encode_error(frame.id, INVALID_REQUEST, text))
-            return
-        try:
-            head = read_head(frame)
-        except ProtocolError as error:
-            self._bad_client_line(frame, error, now)
-            return
-        if head.method is None:
-            self._client_answers(head, frame)
-        elif head.id is UNSET:
-            self._client_notifies(head.method, head.params, frame)
-        else:
-            assert head.id is not None  # read_head refuses it
-            self._client_requests(head.id, head.method, head.params, frame, now)
+    def from_client(self, frames: Sequence[Frame], now: float) -> None:
+        """Lines of the client, in order."""
+        for frame in frames:
+            if isinstance(frame, Oversized):
+                text = f"the message of {frame.size} bytes is larger than `limits.max_request` allows"
+                self.output.client.append(encode_error(frame.id, INVALID_REQUEST, text))
+                continue
+            try:
+                head = read_head(frame)
+            except ProtocolError as error:
+                self._bad_client_line(frame, error, now)
+                continue
+            if head.method is None:
+                self._client_answers(head, frame)
+            elif head.id is UNSET:
+                self._client_notifies(head.method, head.params, frame)
+            else:
+                assert head.id is not None  # read_head refuses it
+                self._client_requests(head.id, head.method, head.params, frame, now)
 
     def _client_requests(self, id_: RequestId, method: str, params: Params, line: bytes, now: float) -> None:
-        if id_ in self.calls or (isinstance(id_, str) and id_.startswith(self._own_prefix)):
+        if id_ in self._table or (isinstance(id_, str) and id_.startswith(self._own_prefix)):
             text = f"the id {id_!r} is in use by a request that is not answered yet"
             self.output.client.append(encode_error(id_, INVALID_REQUEST, text))
             return
-        meta = params.meta
         call = Call(id_, method, line, loss_of(method), now, params.name)
-        call.progress_token, call.log_level = meta.progress_token, meta.log_level
-        if meta.protocol_version is not None and self.opening.era is not Era.MODERN:
-            self.opening.client_requests(decode_message(line).params)
+        if params.meta is not NO_META:
+            self._note_meta(call, params)
         if method == "tools/call":
             call.is_task = params.task is not UNSET
-            if self.listing.own_tool(params.name) is not None:
+            if self.listing.own_tool(call.subject) is not None:
                 self._call_own(call)
                 return
         elif self._answers_itself(call, params):
             return
-        call.held_since = now
-        self.calls.add(call)
+        self._table[id_] = call
         self._health.used(now)
-        self._route(call, params)
+        link = self._succession.serving
+        if params.request_state is not None or params.task_id is not None:
+            link = self._bound_link(call, params)
+        if id_ not in self._table:
+            return
+        if (
+            link is not None
+            and link.is_open
+            and not (self._succession.holding and link is self._succession.serving)
+        ):
+            self.calls.send(call, link)
+            if method == "tools/call" and not self.listing.knows_tool(call.subject):
+                self._takeover.learn_tools(link)
+        elif (unavailable := self._succession.unavailable) is not None:
+            self.calls.hold(call, now)
+            self.calls.fail_unavailable(call, unavailable.exit, unavailable.detail)
+        else:
+            self.calls.hold(call, now)
+
+    def _note_meta(self, call: Call, params: Params) -> None:
+        meta = params.meta
+        call.progress_token, call.log_level = meta.progress_token, meta.log_level
+        if meta.protocol_version is not None and self.opening.era is not Era.MODERN:
+            self.opening.client_requests(decode_message(call.frame).params)
+
+    def _bound_link(self, call: Call, params: Params) -> Link | None:
+        """The child that minted the state or task which this request names, while it lives."""
+        bound = self._bound.get(params.request_state or params.task_id or "")
+        if bound is not None and bound in self._links:
+            return self._links[bound]
+        if bound is not None and params.request_state is not None:
+            advice = "The MCP server that asked for more input was replaced: send it without `requestState`."
+            self.calls.fail_replaced(call, advice)
+        return self._succession.serving
 
     def _answers_itself(self, call: Call, params: Params) -> bool:
         """Note what this request says of the session; answer it here if it is not for the child."""
-        capabilities = self.serving.capabilities if self.serving is not None else None
+        capabilities = self._succession.serving.capabilities if self._succession.serving is not None else None
         answer: Raw | None = None
         match call.method:
             case "ping":
@@ -169,10 +195,14 @@ class Relay:
                 self.opening.client_requests(decode_message(call.frame).params)
             case "logging/setLevel":
                 call.subject = params.level
+                self._repeat_setting(call, "level")
                 if capabilities is not None and "logging" not in capabilities:
                     self._standing.note(call)
                     answer = Raw(b"{}")
-            case "resources/subscribe" | "resources/unsubscribe" | "resources/read":
+            case "resources/subscribe" | "resources/unsubscribe":
+                call.subject = params.uri
+                self._repeat_setting(call, "uri")
+            case "resources/read":
                 call.subject = params.uri
             case method if method in LIST_KINDS:
                 call.first_page = params.cursor is None
@@ -186,31 +216,10 @@ class Relay:
             self.output.client.append(encode_result(call.id, answer))
         return answer is not None
 
-    def _route(self, call: Call, params: Params) -> None:
-        link = self.serving
-        if params.request_state is not None or params.task_id is not None:
-            bound = self._bound.get(params.request_state or params.task_id or "")
-            if bound in self._links:
-                link = self._links[bound]
-            elif bound is not None and params.request_state is not None:
-                advice = (
-                    "The MCP server that asked for more input was replaced: send it without `requestState`."
-                )
-                self.calls.fail_replaced(call, advice)
-                return
-        if link is not None and link.is_open and not (self._holding and link is self.serving):
-            self.calls.send(call, link)
-            if call.method == "tools/call" and call.subject and not self.listing.knows_tool(call.subject):
-                self._takeover.learn_tools(link)
-            if call.method in _SETTING:
-                self._repeat_setting(call, link)
-        elif self._unavailable is not None:
-            self.calls.fail_unavailable(call, self._unavailable.exit, self._unavailable.detail)
-
-    def _repeat_setting(self, call: Call, first: Link) -> None:
-        name = "level" if call.method == "logging/setLevel" else "uri"
+    def _repeat_setting(self, call: Call, name: str) -> None:
+        """During an overlap, what the client sets holds for all children."""
         for link in self._links.values():
-            if link is not first and link.is_open:
+            if link is not self._succession.serving and link.is_open:
                 self._takeover.repeat(link, call.method, {name: call.subject})
 
     def _call_own(self, call: Call) -> None:
@@ -220,7 +229,7 @@ class Relay:
             self.output.client.append(encode_error(call.id, INVALID_PARAMS, text))
             return
         call.generation = OURS
-        self.calls.add(call)
+        self._table[call.id] = call
         arguments = decode_object(params).get("arguments", Raw())
         asked = ToolCall(call.id, call.subject or "", arguments, call.progress_token)
         self.output.effects.append(ToolCalled(asked))
@@ -240,13 +249,13 @@ class Relay:
             case "notifications/initialized" | "notifications/roots/list_changed":
                 self.opening.initialized |= method == "notifications/initialized"
                 targets = [link for link in self._links.values() if link.is_open]
-            case _ if self.serving is not None and self.serving.is_open:
-                targets = [self.serving]
+            case _ if self._succession.serving is not None and self._succession.serving.is_open:
+                targets = [self._succession.serving]
             case _:
                 self.output.log("info", f"no MCP server is up to take the client's {method}; dropped")
         for link in targets:
             self.output.to_child(link, line)
-            self._check_drained(link)
+            self._succession.check_drained(link)
 
     def _client_answers(self, head: Head, line: bytes) -> None:
         answer = self._minted.answer(head.id, line) if head.id is not UNSET and head.id is not None else None
@@ -263,7 +272,7 @@ class Relay:
         batch = split_batch(line)
         if batch:
             for item in batch:
-                self.from_client(item, now)
+                self.from_client([item], now)
             return
         scanner = IdScanner()
         scanner.feed(line)
@@ -273,52 +282,49 @@ class Relay:
 
     # From a child
 
-    def from_child(self, generation: int, frame: Frame, now: float) -> None:
-        """One line of a child."""
+    def from_child(self, generation: int, frames: Sequence[Frame], now: float) -> None:
+        """Lines of a child, in order."""
         link = self._links.get(generation)
         if link is None:
             return
-        if link is self.serving:
+        if link is self._succession.serving:
             self._health.heard(now)
-        if isinstance(frame, Oversized):
-            self._oversized(link, frame)
-            return
-        try:
-            head = read_head(frame)
-        except ProtocolError as error:
-            self._bad_child_line(link, frame, error, now)
-            return
-        if head.method is None:
-            self._child_answers(link, head, frame)
-        elif head.id is UNSET:
-            self._child_notifies(link, head.method, head.params, frame)
-        else:
-            assert head.id is not None  # read_head refuses it
-            self._child_requests(link, head.id, head.method, head.params, frame)
+        for frame in frames:
+            if isinstance(frame, Oversized):
+                self._oversized(link, frame)
+                continue
+            try:
+                head = read_head(frame)
+            except ProtocolError as error:
+                self._bad_child_line(link, frame, error, now)
+                continue
+            if head.method is None:
+                self._child_answers(link, head, frame)
+            elif head.id is UNSET:
+                self._child_notifies(link, head.method, head.params, frame)
+            else:
+                assert head.id is not None  # read_head refuses it
+                self._child_requests(link, head.id, head.method, head.params, frame)
 
     def _child_answers(self, link: Link, head: Head, line: bytes) -> None:
-        id_ = head.id
-        call = self.calls.get(id_) if id_ is not UNSET and id_ is not None else None
+        call = self._table.get(head.id)  # type: ignore[arg-type]  # what is no id is no key
         if call is None or call.generation != link.generation:
             self._own_answered(link, head, line)
             return
-        self.calls.remove(call)
-        if head.result is not None:
+        del self._table[call.id]
+        result = head.result
+        if result is not None:
             if not link.is_ready:
                 self._opening_answered(link, call, line)
-            if call.method in _REWRITTEN:
-                line = self._rewritten(call, line)
-            elif call.method in _SETTING:
-                self._standing.note(call)
-            bound = head.result.request_state or (head.result.task and head.result.task.task_id)
-            if bound:
-                self._bind(bound, link)
+            if call.method in _NOTED:
+                line = self._note_answer(call, line)
+            if result.request_state is not None or result.task is not None:
+                self._bind(result, link)
         if call.subject in self.listing.gone:
             line = self.listing.tell_gone(call, line)
         self.output.client.append(line)
-        if call.method == "subscriptions/listen":
-            self._listens.end(call.id)
-        self._check_drained(link)
+        if link.is_draining or self._succession.holding:
+            self._succession.check_drained(link)
 
     def _opening_answered(self, link: Link, call: Call, line: bytes) -> None:
         """The client's own opening request has its answer: the session is open with this child."""
@@ -328,9 +334,16 @@ class Relay:
             return
         if self.opening.era is Era.MODERN:
             self.opening.settle()
-        self._ready(link)
+        self._succession.ready(link)
 
-    def _rewritten(self, call: Call, line: bytes) -> bytes:
+    def _note_answer(self, call: Call, line: bytes) -> bytes:
+        """Remember what this answer says of the session; the frame as the client gets it."""
+        if call.method in _SETTING:
+            self._standing.note(call)
+            return line
+        if call.method == "subscriptions/listen":
+            self._listens.end(call.id)
+            return line
         result = decode_message(line).result
         if call.method in LIST_KINDS:
             page = self.listing.page(call.method, result, first=call.first_page, era=self.opening.era)
@@ -340,7 +353,11 @@ class Relay:
             page = self.opening.child_answers(result)
         return line if page is result else encode_result(call.id, page)
 
-    def _bind(self, token: str, link: Link) -> None:
+    def _bind(self, result: Result, link: Link) -> None:
+        """The client's next request about this belongs to the child that minted it."""
+        token = result.request_state or (result.task.task_id if result.task is not None else None)
+        if token is None:
+            return
         self._bound.pop(token, None)
         self._bound[token] = link.generation
         if len(self._bound) > _BINDING_LIMIT:
@@ -355,12 +372,12 @@ class Relay:
             case Purpose.OPEN:
                 refusal = self._takeover.opened(link, head, line)
                 if refusal is None:
-                    self._ready(link)
+                    self._succession.ready(link)
                 else:
                     self.output.effects.append(ChildRefused(link.generation, refusal))
             case Purpose.LIST:
                 change = self._takeover.listed(link, own, head, line)
-                if change is not None and link is self.serving:
+                if change is not None and link is self._succession.serving:
                     self._tell_change(change)
             case Purpose.STANDING | Purpose.HEALTH:
                 pass
@@ -368,13 +385,13 @@ class Relay:
                 assert_never(own.purpose)
 
     def _child_notifies(self, link: Link, method: str, params: Params, line: bytes) -> None:
-        serves = link is self.serving or link.is_draining
+        serves = link is self._succession.serving or link.is_draining
         match method:
             case "notifications/progress":
                 call = self._call_of(params.progress_token, link)
                 if call is not None:
                     call.progressed = True
-                if call is None and link is not self.serving:
+                if call is None and link is not self._succession.serving:
                     return
             case "notifications/cancelled":
                 frame = self._minted.child_cancels(link.generation, params.request_id, line)
@@ -385,7 +402,7 @@ class Relay:
                 self._acknowledge(link, params, line)
                 return
             case _ if method in _LIST_CHANGED:
-                if link is not self.serving:
+                if link is not self._succession.serving:
                     return
             case _ if not serves:
                 return
@@ -397,14 +414,14 @@ class Relay:
         """The live call at `link` that this progress token belongs to; most clients use the id as token."""
         if token is None:
             return None
-        call = self.calls.get(token)
+        call = self._table.get(token)
         if call is None or call.progress_token != token or type(call.id) is not type(token):
             call = next((call for call in self.calls if call.progress_token == token), None)
         return call if call is not None and call.generation == link.generation else None
 
     def _acknowledge(self, link: Link, params: Params, line: bytes) -> None:
         id_ = params.meta.subscription_id
-        call = self.calls.get(id_) if id_ is not None else None
+        call = self._table.get(id_) if id_ is not None else None
         if call is None or call.generation != link.generation:
             return
         frame = self._listens.acknowledge(call, line)
@@ -421,7 +438,7 @@ class Relay:
     def _oversized(self, link: Link, frame: Oversized) -> None:
         what = f"a message of {frame.size} bytes, above `limits.max_message` = {self._settings.max_message}"
         self.output.log("warning", f"the server wrote {what}; dropped")
-        call = self.calls.get(frame.id) if frame.id is not None else None
+        call = self._table.get(frame.id) if frame.id is not None else None
         if frame.is_request:
             if frame.id is not None:
                 error = encode_error(frame.id, INVALID_REQUEST, f"mcpkeep does not carry {what}")
@@ -430,8 +447,8 @@ class Relay:
             self._replace_answer(link, call, Reason.TOO_LARGE, f"The answer to {call.method} is {what}.")
         elif frame.id is None:
             self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
-        elif isinstance(frame.id, str) and (own := link.own.pop(frame.id, None)):
-            if own.purpose is Purpose.OPEN:
+        elif isinstance(frame.id, str) and frame.id in link.own:
+            if link.own.pop(frame.id).purpose is Purpose.OPEN:
                 self.output.effects.append(ChildRefused(link.generation, f"it answers with {what}"))
 
     def _bad_child_line(self, link: Link, line: bytes, error: ProtocolError, now: float) -> None:
@@ -439,18 +456,18 @@ class Relay:
         batch = split_batch(line)
         if batch:
             for item in batch:
-                self.from_child(link.generation, item, now)
+                self.from_child(link.generation, [item], now)
             return
         shown = f"the server wrote a line of {len(line)} bytes that is no message ({error}): {line[:200]!r}"
         start = line.find(b'{"')
         if start > 0 and b'"jsonrpc"' in line:
             self.output.log("warning", f"{shown}; the message in it is carried")
-            self.from_child(link.generation, line[start:], now)
+            self.from_child(link.generation, [line[start:]], now)
             return
         self.output.log("warning", shown)
         scanner = IdScanner()
         scanner.feed(line)
-        call = self.calls.get(scanner.id) if scanner.id is not None and b'"jsonrpc"' in line else None
+        call = self._table.get(scanner.id) if scanner.id is not None and b'"jsonrpc"' in line else None
         if call is not None and call.generation == link.generation and not scanner.is_request:
             text = f"The MCP server's answer to {call.method} is not valid JSON-RPC ({error})."
             self._replace_answer(link, call, Reason.INVALID, text)
@@ -458,102 +475,13 @@ class Relay:
     def _replace_answer(self, link: Link, call: Call, reason: Reason, text: str) -> None:
         self.calls.remove(call)
         self.output.client.append(lost_error(call.id, reason, what=call.method, retryable=False, advice=text))
-        self._check_drained(link)
+        self._succession.check_drained(link)
 
     # From the child actor
 
     def order(self, order: RelayOrder, now: float) -> None:
         """What the child actor decided."""
-        match order:
-            case ChildAttached(generation):
-                link = self._links[generation] = Link(generation)
-                self._unavailable = None
-                if self.serving is None:
-                    self.serving = link
-                self._takeover.open(link)
-                if link.is_open:
-                    self._opened(link)
-                if link is not self.serving and not self.opening.is_told:
-                    self._ready(link)
-            case ChildPromoted(generation):
-                self._promote(generation)
-            case CallsHeld():
-                self._holding = True
-                if self.serving is not None:
-                    self._check_drained(self.serving)
-            case ChildExited():
-                self._child_exited(order, now)
-            case ChildUnavailable():
-                self._unavailable = order
-                self._holding = False
-                for call in self.calls.at(HELD):
-                    self.calls.fail_unavailable(call, order.exit, order.detail)
-            case _:
-                assert_never(order)
-
-    def _ready(self, link: Link) -> None:
-        link.is_ready = True
-        self._opened(link)
-        self.output.effects.append(ChildReady(link.generation))
-        if link is self.serving:
-            self._catch_up(link)
-
-    def _opened(self, link: Link) -> None:
-        if link is self.serving:
-            self._holding = False
-            self.calls.release(link)
-
-    def _promote(self, generation: int) -> None:
-        link, old = self._links.get(generation), self.serving
-        if link is None or link is old:
-            return
-        self.serving = link
-        self._health.replaced()
-        if link.is_fresh and self.opening.is_told:
-            link.is_open = False
-            self._takeover.open(link)
-        if old is not None:
-            old.is_draining = True
-            for call in self.calls.at(old.generation):
-                if call.loss is Loss.RESEND:
-                    self.calls.send(call, link)
-        if link.is_open:
-            self._opened(link)
-        if link.is_ready:
-            self._catch_up(link)
-        if old is not None:
-            self._check_drained(old)
-
-    def _catch_up(self, link: Link) -> None:
-        """A child that came after the first serves now: what may have changed for the client?"""
-        if link.own or self.listing.given_methods():
-            self._takeover.list_again(link)
-        if self._last_exit is not None or len(self._links) > 1:
-            for uri in self._standing.uris:
-                self.output.client.append(
-                    encode_notification("notifications/resources/updated", {"uri": uri})
-                )
-
-    def _child_exited(self, exited: ChildExited, now: float) -> None:
-        link = self._links.pop(exited.generation, None)
-        if link is None:
-            return
-        self._last_exit = exited.exit
-        self._takeover.forget(link.generation)
-        for id_ in self._minted.forget(link.generation):
-            reason = f"the MCP server {describe_exit(exited.exit)}"
-            params: dict[str, object] = {"requestId": id_, "reason": reason}
-            self.output.client.append(encode_notification("notifications/cancelled", params))
-        if link is self.serving:
-            self.serving = None
-            self._health.replaced()
-        self.calls.lose(link, exited, now)
-
-    def _check_drained(self, link: Link) -> None:
-        waits = link.is_draining or (self._holding and link is self.serving)
-        if waits and not link.is_drained and not self.calls.in_flight(link.generation):
-            link.is_drained = True
-            self.output.effects.append(ChildDrained(link.generation))
+        self._succession.order(order, now)
 
     def _tell_change(self, change: ListingChange) -> None:
         if self.opening.era is Era.LEGACY:
@@ -578,7 +506,7 @@ class Relay:
 
     def answer(self, id_: RequestId, result: ToolResult) -> None:
         """Our own tool has finished a call; nothing goes out where the client waits no longer."""
-        call = self.calls.get(id_)
+        call = self._table.get(id_)
         if call is not None and call.generation == OURS:
             self.calls.remove(call)
             modern = self.opening.era is Era.MODERN
@@ -586,7 +514,7 @@ class Relay:
 
     def progress(self, id_: RequestId, progress: float, total: float | None, text: str) -> None:
         """Our own tool is under way with a call; told where the client asked for progress."""
-        call = self.calls.get(id_)
+        call = self._table.get(id_)
         if call is not None and call.generation == OURS and call.progress_token is not None:
             params: dict[str, object] = {"progressToken": call.progress_token, "progress": progress}
             if total is not None:
@@ -609,9 +537,9 @@ class Relay:
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
-        if not self._holding:
-            self.calls.expire(now, self._settings.hold, self._last_exit)
-        link = self.serving
+        if not self._succession.holding:
+            self.calls.expire(now, self._settings.hold, self._succession.last_exit)
+        link = self._succession.serving
         if link is None or not link.is_ready:
             return
         probe = self._health.tick(now, busy=self.calls.in_flight(link.generation))
@@ -635,16 +563,16 @@ class Relay:
             in_flight=sum(call.generation > HELD for call in self.calls),
             held=held,
             server_tools=self.listing.tool_names(),
-            tools_gone=tuple(self.listing.gone),
+            tools_gone=tuple(name for name in self.listing.gone if name is not None),
         )
 
     def deadline(self) -> float | None:
         """When tick() is next due, or None. It may move with every input."""
-        oldest = None if self._holding else self.calls.oldest_hold()
+        oldest = None if self._succession.holding else self.calls.oldest_hold()
         due = [oldest + self._settings.hold] if oldest is not None else []
         if (
-            self.serving is not None
-            and self.serving.is_ready
+            self._succession.serving is not None
+            and self._succession.serving.is_ready
             and (health := self._health.deadline()) is not None
         ):
             due.append(health)

@@ -1,0 +1,161 @@
+"""Which child serves: the orders of the child actor, and what each means for the client's requests."""
+
+from typing import assert_never
+
+from mcpkeep.protocol.call import HELD
+from mcpkeep.protocol.calls import Calls
+from mcpkeep.protocol.health import Health
+from mcpkeep.protocol.jsonrpc import encode_notification
+from mcpkeep.protocol.link import Link
+from mcpkeep.protocol.listing import Listing
+from mcpkeep.protocol.mcp import Loss
+from mcpkeep.protocol.minted import Minted
+from mcpkeep.protocol.opening import Opening
+from mcpkeep.protocol.output import Output
+from mcpkeep.protocol.standing import Standing
+from mcpkeep.protocol.switch import (
+    CallsHeld,
+    ChildAttached,
+    ChildDrained,
+    ChildExited,
+    ChildPromoted,
+    ChildReady,
+    ChildUnavailable,
+    Exit,
+    RelayOrder,
+    describe_exit,
+)
+from mcpkeep.protocol.takeover import Takeover
+
+__all__ = ["Succession"]
+
+
+class Succession:
+    """The children that have a link, and the one among them that serves.
+
+    What names a generation without a link has no effect: a late word about an old child moves nothing.
+    """
+
+    def __init__(
+        self,
+        out: Output,
+        *,
+        calls: Calls,
+        opening: Opening,
+        listing: Listing,
+        standing: Standing,
+        minted: Minted,
+        health: Health,
+        takeover: Takeover,
+    ) -> None:
+        self.links: dict[int, Link] = {}
+        self.serving: Link | None = None
+        self.holding = False
+        """A planned replacement lets the client's requests wait."""
+        self.unavailable: ChildUnavailable | None = None
+        """Why no child will come up by itself."""
+        self.last_exit: Exit | None = None
+        self._out = out
+        self._calls = calls
+        self._opening = opening
+        self._listing = listing
+        self._standing = standing
+        self._minted = minted
+        self._health = health
+        self._takeover = takeover
+
+    def order(self, order: RelayOrder, now: float) -> None:
+        """Do what the child actor decided."""
+        match order:
+            case ChildAttached(generation):
+                self._attach(Link(generation))
+            case ChildPromoted(generation):
+                self._promote(generation)
+            case CallsHeld():
+                self.holding = True
+                if self.serving is not None:
+                    self.check_drained(self.serving)
+            case ChildExited():
+                self._exited(order, now)
+            case ChildUnavailable():
+                self.unavailable = order
+                self.holding = False
+                for call in self._calls.at(HELD):
+                    self._calls.fail_unavailable(call, order.exit, order.detail)
+            case _:
+                assert_never(order)
+
+    def ready(self, link: Link) -> None:
+        """The session is open with this child."""
+        link.is_ready = True
+        self._opened(link)
+        self._out.effects.append(ChildReady(link.generation))
+        if link is self.serving:
+            self._catch_up(link)
+
+    def check_drained(self, link: Link) -> None:
+        """Tell the child actor once nothing is in flight at a child that waits to end."""
+        waits = link.is_draining or (self.holding and link is self.serving)
+        if waits and not link.is_drained and not self._calls.in_flight(link.generation):
+            link.is_drained = True
+            self._out.effects.append(ChildDrained(link.generation))
+
+    def _attach(self, link: Link) -> None:
+        self.links[link.generation] = link
+        self.unavailable = None
+        if self.serving is None:
+            self.serving = link
+        self._takeover.open(link)
+        if link.is_open:
+            self._opened(link)
+        if link is not self.serving and not self._opening.is_told:
+            self.ready(link)
+
+    def _opened(self, link: Link) -> None:
+        if link is self.serving:
+            self.holding = False
+            self._calls.release(link)
+
+    def _promote(self, generation: int) -> None:
+        link, old = self.links.get(generation), self.serving
+        if link is None or link is old:
+            return
+        self.serving = link
+        self._health.replaced()
+        if link.is_fresh and self._opening.is_told:
+            link.is_open = False
+            self._takeover.open(link)
+        if old is not None:
+            old.is_draining = True
+            for call in self._calls.at(old.generation):
+                if call.loss is Loss.RESEND:
+                    self._calls.send(call, link)
+        if link.is_open:
+            self._opened(link)
+        if link.is_ready:
+            self._catch_up(link)
+        if old is not None:
+            self.check_drained(old)
+
+    def _catch_up(self, link: Link) -> None:
+        """Another child serves than the client last heard: what may have changed for it?"""
+        if self.last_exit is None and len(self.links) == 1:
+            return
+        self._takeover.list_again(link)
+        for uri in self._standing.uris:
+            self._out.client.append(encode_notification("notifications/resources/updated", {"uri": uri}))
+
+    def _exited(self, exited: ChildExited, now: float) -> None:
+        link = self.links.pop(exited.generation, None)
+        if link is None:
+            return
+        self.last_exit = exited.exit
+        self._takeover.forget(link.generation)
+        for id_ in self._minted.forget(link.generation):
+            reason = f"the MCP server {describe_exit(exited.exit)}"
+            params: dict[str, object] = {"requestId": id_, "reason": reason}
+            self._out.client.append(encode_notification("notifications/cancelled", params))
+        if link is self.serving:
+            self.serving = None
+            self._health.replaced()
+        self._calls.lose(link, exited, now)
