@@ -13,6 +13,8 @@ __all__ = ["BAR_SPAN", "Call", "Event", "Outcome", "Screen", "conclude"]
 BARS = "▁▂▃▄▅▆▇█"
 BAR_SPAN = 0.1
 """Seconds that one bar of a row stands for."""
+BAR_COUNT = 16
+"""So that the table fits 80 columns."""
 
 
 Outcome = Literal["answered", "failed", "lost"]
@@ -97,12 +99,12 @@ def _table(events: list[Event]) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("the server's life", no_wrap=True)
-    table.add_column("pid", justify="right")
-    table.add_column("calls", justify="right")
-    table.add_column("answered", justify="right", style="green")
-    table.add_column("errors", justify="right")
-    table.add_column("slowest", justify="right")
-    table.add_column("slowest in 0.1 s", no_wrap=True, style="cyan")
+    table.add_column("pid", justify="right", no_wrap=True)
+    table.add_column("calls", justify="right", no_wrap=True)
+    table.add_column("answered", justify="right", style="green", no_wrap=True)
+    table.add_column("errors", justify="right", no_wrap=True)
+    table.add_column("slowest", justify="right", no_wrap=True)
+    table.add_column("slowest in 0.1 s", style="cyan", no_wrap=True)
     for event in events:
         errors = len(event.calls) - event.count("answered")
         table.add_row(
@@ -123,7 +125,7 @@ def _bars(event: Event) -> str:
     for call in event.calls:
         slot = max(0, int((call.ended - event.began) / BAR_SPAN))
         worst[slot] = max(worst.get(slot, 0.0), call.delay)
-    heights = (worst.get(slot) for slot in range(min(24, max(worst, default=-1) + 1)))
+    heights = (worst.get(slot) for slot in range(min(BAR_COUNT, max(worst, default=-1) + 1)))
     return "".join(" " if h is None else BARS[min(7, int(h / 0.2 * 8))] for h in heights)
 
 
@@ -142,6 +144,6 @@ def conclude(console: "Console", events: list[Event], broken: list[str]) -> None
     if errors:
         console.print(
             f"{errors} of them had been taken by a server that was then killed, and may have happened: "
-            "mcpkeep answered them with an error and did not repeat them. Those that only read were repeated.",
+            "mcpkeep answered them with an error and did not repeat them. What only reads was repeated.",
             style="dim",
         )
