@@ -145,11 +145,13 @@ class ChildActor(Actor[ChildMessage]):
                     self._perform(effect)
 
     async def _spawn(self, generation: int) -> Spawned | SpawnFailed:
+        process: ChildProcess | None = None
         try:
             with anyio.CancelScope(shield=True):  # a process that nobody knows of would never be ended
                 process = await self._host.spawn(generation)
         except SpawnError as error:
             return SpawnFailed(generation, error.reason)
+        assert process is not None  # nobody cancels that scope
         self._processes[generation] = process
         self.tasks.start_soon(self._watch, generation, process)
         return Spawned(generation, process.pid)

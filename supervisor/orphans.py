@@ -3,7 +3,6 @@
 Light to import: the watcher is started right after the first child, before mcpkeep's other imports.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -40,6 +39,8 @@ class Watcher:
         }
         command = [sys.executable, "-I", "-S", os.path.abspath(sweep.__file__), run_id]
         if sys.platform != "linux":
+            import importlib.util
+
             spec = importlib.util.find_spec("psutil")
             if spec is not None and spec.origin is not None:
                 command.append(os.path.dirname(os.path.dirname(spec.origin)))

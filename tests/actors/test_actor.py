@@ -1,5 +1,8 @@
 """The actor: its inbox, its answers, its control lane, its end; on both backends."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 import anyio
 import pytest
 from anyio.abc import TaskGroup, TaskStatus
@@ -73,6 +76,14 @@ class Counter(Actor[Add | Never | Release | Break | Block]):
         self.log.append("leave")
 
 
+@asynccontextmanager
+async def group(within: float = 5) -> AsyncGenerator[TaskGroup]:
+    """A task group that fails rather than hangs."""
+    with anyio.fail_after(within):
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+
+
 async def _asks(tasks: TaskGroup, actor: Counter, question: Question[object], errors: list[object]) -> None:
     """Ask in a task; record how it ended. Returns once the question is on its way."""
 
@@ -93,7 +104,7 @@ STOPPED = "actor 'counter' has stopped; nothing it is sent is answered"
 async def test_messages_are_received_in_order_and_a_question_gets_its_answer() -> None:
     actor = Counter()
     actor.tell(Add(1))  # before it runs
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await tasks.start(actor.run)
         assert await actor.ask(Add(2), within=5) == 3
         actor.stop()
@@ -102,7 +113,7 @@ async def test_messages_are_received_in_order_and_a_question_gets_its_answer() -
 
 async def test_an_answer_may_come_while_other_messages_are_received() -> None:
     actor, answers = Counter(), list[object]()
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await tasks.start(actor.run)
         await _asks(tasks, actor, Never(), answers)
         assert await actor.ask(Add(1), within=5) == 1
@@ -124,7 +135,7 @@ async def test_telling_a_full_inbox_raises_and_says_how_full_it_is() -> None:
 async def test_delivering_to_a_full_inbox_waits_for_room() -> None:
     actor = Counter(capacity=1)
     actor.tell(Add(1))
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         tasks.start_soon(actor.deliver, Add(2))
         await anyio.wait_all_tasks_blocked()
         await tasks.start(actor.run)
@@ -134,7 +145,7 @@ async def test_delivering_to_a_full_inbox_waits_for_room() -> None:
 
 async def test_stop_gets_through_to_a_busy_actor_whose_inbox_is_full() -> None:
     actor, answers = Counter(capacity=1), list[object]()
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await tasks.start(actor.run)
         await _asks(tasks, actor, Block(), answers)
         await actor.busy.wait()
@@ -151,9 +162,9 @@ async def test_stop_gets_through_to_a_busy_actor_whose_inbox_is_full() -> None:
 @pytest.mark.parametrize("way", ["stop", "cancel", "break"])
 async def test_everybody_who_waits_for_an_answer_is_told_when_the_actor_leaves(way: str) -> None:
     actor, answers = Counter(), list[object]()
-    async with anyio.create_task_group() as askers:
+    async with group() as askers:
         try:
-            async with anyio.create_task_group() as tasks:
+            async with group() as tasks:
                 await tasks.start(actor.run)
                 await _asks(askers, actor, Never(), answers)
                 match way:
@@ -163,9 +174,9 @@ async def test_everybody_who_waits_for_an_answer_is_told_when_the_actor_leaves(w
                         tasks.cancel_scope.cancel()
                     case _:
                         actor.tell(Break())
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as raised:
             assert way == "break"
-            assert group.subgroup(ZeroDivisionError) is not None
+            assert raised.subgroup(ZeroDivisionError) is not None
         else:
             assert way != "break", "an actor's error goes to its task group"
     assert answers == [STOPPED]
@@ -174,7 +185,7 @@ async def test_everybody_who_waits_for_an_answer_is_told_when_the_actor_leaves(w
 
 async def test_an_actor_that_has_left_refuses_questions_and_drops_what_it_is_told() -> None:
     actor = Counter(capacity=1)
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await tasks.start(actor.run)
         actor.stop()
         await actor.stopped()
@@ -188,7 +199,7 @@ async def test_an_actor_that_has_left_refuses_questions_and_drops_what_it_is_tol
 
 async def test_an_actor_stopped_before_it_ran_answers_nobody_and_begins_nothing() -> None:
     actor, answers = Counter(), list[object]()
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await _asks(tasks, actor, Add(1), answers)
         actor.stop()
         await tasks.start(actor.run)
@@ -198,7 +209,7 @@ async def test_an_actor_stopped_before_it_ran_answers_nobody_and_begins_nothing(
 
 async def test_a_message_handed_over_just_before_the_stop_is_received_and_the_next_one_is_not() -> None:
     actor = Counter()
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         await tasks.start(actor.run)
         await anyio.wait_all_tasks_blocked()
         actor.tell(Add(1))
@@ -213,7 +224,7 @@ class TestInTime:
 
     async def test_an_ask_raises_when_the_answer_does_not_come_in_time(self) -> None:
         actor = Counter()
-        async with anyio.create_task_group() as tasks:
+        async with group(1000) as tasks:
             await tasks.start(actor.run)
             with pytest.raises(AskTimedOut, match="'counter' did not answer within 3 s"):
                 await actor.ask(Never(), within=3)
@@ -226,7 +237,7 @@ class TestInTime:
         actor.tell(Add(1))
         with pytest.raises(AskTimedOut):
             await actor.ask(Add(10), within=3)
-        async with anyio.create_task_group() as tasks:
+        async with group(1000) as tasks:
             await tasks.start(actor.run)
             assert await actor.ask(Add(0), within=3) == 1
             actor.stop()
@@ -244,7 +255,7 @@ class TestInTime:
                 self.stop()
 
         actor = Timed()
-        async with anyio.create_task_group() as tasks:
+        async with group(1000) as tasks:
             await tasks.start(actor.run)
             actor.tell(Block())
             await actor.busy.wait()
@@ -261,7 +272,7 @@ class TestInTime:
 
         actor = Hanging()
         start = anyio.current_time()
-        async with anyio.create_task_group() as tasks:
+        async with group(1000) as tasks:
             await tasks.start(actor.run)
             tasks.cancel_scope.cancel()
         assert anyio.current_time() - start == 5

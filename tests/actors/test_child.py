@@ -1,10 +1,11 @@
 """The child actor between a fake host and a fake relay: what it does, in which order, and when."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 from trio.testing import MockClock
 
 from mcpkeep.actors.actor import ActorStopped
@@ -156,8 +157,16 @@ class World:
 
 
 @asynccontextmanager
-async def running(actor: ChildActor) -> AsyncIterator[ChildActor]:
-    async with anyio.create_task_group() as tasks:
+async def group(within: float = 5) -> AsyncGenerator[TaskGroup]:
+    """A task group that fails rather than hangs."""
+    with anyio.fail_after(within):
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+
+
+@asynccontextmanager
+async def running(actor: ChildActor, within: float = 5) -> AsyncGenerator[ChildActor]:
+    async with group(within) as tasks:
         await tasks.start(actor.run)
         yield actor
         actor.stop()
@@ -214,7 +223,7 @@ async def test_a_restart_by_overlap_is_answered_when_the_new_child_serves_and_th
     None
 ):
     world, answers = World(), list[object]()
-    async with running(world.actor()) as actor, anyio.create_task_group() as askers:
+    async with running(world.actor()) as actor, group() as askers:
         actor.tell(ChildReady(1))
         await settle()
         world.take()
@@ -239,7 +248,7 @@ async def test_a_restart_by_overlap_is_answered_when_the_new_child_serves_and_th
 
 async def test_a_restart_by_hold_never_has_two_children() -> None:
     world, answers = World(), list[object]()
-    async with running(world.actor()) as actor, anyio.create_task_group() as askers:
+    async with running(world.actor()) as actor, group() as askers:
         actor.tell(ChildReady(1))
         await settle()
         world.take()
@@ -261,7 +270,7 @@ async def test_a_restart_by_hold_never_has_two_children() -> None:
 
 async def test_a_candidate_that_dies_answers_the_restart_and_leaves_the_old_child() -> None:
     world, answers = World(), list[object]()
-    async with running(world.actor()) as actor, anyio.create_task_group() as askers:
+    async with running(world.actor()) as actor, group() as askers:
         actor.tell(ChildReady(1))
         askers.start_soon(ask_restart, actor, ReplaceMode.OVERLAP, answers)
         await settle()
@@ -286,7 +295,7 @@ async def test_a_wedged_child_is_killed_and_replaced() -> None:
 async def test_a_command_that_does_not_exist_is_told_once_and_a_restart_tries_again() -> None:
     world, answers = World(), list[object]()
     world.failing = True
-    async with running(world.actor()) as actor, anyio.create_task_group() as askers:
+    async with running(world.actor()) as actor, group() as askers:
         spawn, unavailable = world.take()
         assert spawn == "spawn 1"
         assert isinstance(unavailable, ChildUnavailable)
@@ -341,9 +350,9 @@ async def test_whatever_way_the_actor_ends_its_children_have_ended_and_the_relay
         if isinstance(order, ChildPromoted):
             raise ZeroDivisionError("broken on purpose")
 
-    async with anyio.create_task_group() as askers:
+    async with group() as askers:
         try:
-            async with anyio.create_task_group() as tasks:
+            async with group() as tasks:
                 await tasks.start(actor.run)
                 actor.tell(ChildReady(1))
                 askers.start_soon(ask_restart, actor, ReplaceMode.OVERLAP, answers)
@@ -357,9 +366,9 @@ async def test_whatever_way_the_actor_ends_its_children_have_ended_and_the_relay
                     case _:
                         world.on_order = break_it
                         actor.tell(ChildReady(2))
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as raised:
             assert way == "error"
-            assert group.subgroup(ZeroDivisionError) is not None
+            assert raised.subgroup(ZeroDivisionError) is not None
     assert world.alive == []
     assert {what.generation for what in world.happened if isinstance(what, ChildExited)} == {1, 2}
     stopped = RestartFailed("server was stopped", kept=False)
@@ -370,7 +379,7 @@ async def test_a_child_that_is_being_spawned_when_the_actor_is_cancelled_is_ende
     world = World()
     actor = world.actor()
     world.gate = anyio.Event()
-    async with anyio.create_task_group() as tasks:
+    async with group() as tasks:
         tasks.start_soon(actor.run)
         await settle()
         tasks.cancel_scope.cancel()
@@ -401,7 +410,7 @@ class TestInTime:
         world = World()
         world.dying = True
         policy = RestartPolicy(intensity=0, backoff_base=1, backoff_factor=10, backoff_max=3600)
-        async with running(world.actor(ChildSettings(restart=policy))):
+        async with running(world.actor(ChildSettings(restart=policy)), 1e6):
             start = world.spawned_at[0]
             with anyio.move_on_after(3 * 3600):
                 await anyio.sleep_forever()
@@ -418,7 +427,9 @@ class TestInTime:
         zero = anyio.current_time()
         policy = RestartPolicy(intensity=0, backoff_base=10)
         settings = ChildSettings(restart=policy)
-        async with running(world.actor(settings, clock=lambda: anyio.current_time() - zero + 5e5)) as actor:
+        async with running(
+            world.actor(settings, clock=lambda: anyio.current_time() - zero + 5e5), 1e6
+        ) as actor:
             with anyio.move_on_after(15):
                 await anyio.sleep_forever()
             assert [round(at - zero, 6) for at in world.spawned_at] == [0, 10]
@@ -429,7 +440,7 @@ class TestInTime:
     async def test_an_old_child_that_never_drains_and_never_listens_is_gone_after_all_graces(self) -> None:
         world, answers = World(), list[object]()
         world.stubborn = True
-        async with running(world.actor()) as actor, anyio.create_task_group() as askers:
+        async with running(world.actor(), 1e6) as actor, group(1e6) as askers:
             actor.tell(ChildReady(1))
             askers.start_soon(ask_restart, actor, ReplaceMode.OVERLAP, answers)
             await settle()
@@ -442,7 +453,7 @@ class TestInTime:
 
     async def test_a_candidate_that_is_never_ready_is_ended_at_the_start_limit(self) -> None:
         world = World()
-        async with running(world.actor()) as actor:
+        async with running(world.actor(), 1e6) as actor:
             actor.tell(ChildReady(1))
             start = anyio.current_time()
             outcome = await actor.ask(RestartChild(), within=10_000)
@@ -456,19 +467,19 @@ class TestInTime:
     async def test_stubborn_children_are_killed_after_the_graces_all_at_once(self, cancelled: bool) -> None:
         world = World()
         world.stubborn = True
-        actor = world.actor()
-        async with anyio.create_task_group() as tasks:
+        actor, begun = world.actor(), list[float]()
+        async with group(1e6) as tasks:
             await tasks.start(actor.run)
             actor.tell(ChildReady(1))
             actor.tell(RestartChild())
             await settle()
             assert world.alive == [1, 2]
-            start = anyio.current_time()
+            begun.append(anyio.current_time())
             if cancelled:
                 tasks.cancel_scope.cancel()
             else:
                 actor.stop()
-        assert anyio.current_time() - start == pytest.approx(4)
+        assert anyio.current_time() - begun[0] == pytest.approx(4)
         assert world.alive == []
 
     async def test_a_stop_that_hangs_is_cut_short_by_a_kill(self) -> None:
@@ -484,7 +495,8 @@ class TestInTime:
                 return process
 
         world = HangingWorld()
-        async with running(world.actor()):
-            start = anyio.current_time()
+        start = anyio.current_time()
+        async with running(world.actor(), 1e6):
+            pass
         assert anyio.current_time() - start == pytest.approx(4 + 5)
         assert world.alive == []

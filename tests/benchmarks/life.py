@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -146,7 +147,7 @@ def measure_gap(steady: SteadyCalls, server: MarkedServer) -> Gap:
     killed = perf_counter()
     os.kill(old, signal.SIGKILL)
     recovered = steady.run(
-        lambda: steady.pid not in (None, old),
+        partial(replaced, steady, old),
         limit=30,
         also={server.fd: lambda _: executed.append(perf_counter())},
     )
@@ -175,7 +176,7 @@ def gap_table(*, cwd: Path, kills: int) -> Table:
             server.close()
     answered, executed = [gap.answered for gap in gaps], [gap.executed for gap in gaps]
     beyond = percentile(answered, 0.5) - percentile(own, 0.5)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("the child's own start", *three(own), "", ""),
         ("kill to exec of the next", *three(executed), "", reach(percentile(executed, 0.5) <= 0.010)),
         ("kill to next answered call", *three(answered), f"{beyond * 1e3:+.1f}", reach(beyond <= 0.015)),
@@ -203,7 +204,7 @@ def overlap_table(*, cwd: Path, restarts: int) -> Table:
             steady.calm(0.3)
             old, seen = steady.pid, len(steady.answers)
             os.kill(line.process.pid, signal.SIGUSR2)
-            if not steady.run(lambda old=old: steady.pid not in (None, old), limit=30):
+            if not steady.run(partial(replaced, steady, old), limit=30):
                 raise AssertionError("the child was not replaced within 30 s after SIGUSR2")
             steady.calm(0.3)
             delays.append(max(call.delay for call in steady.answers[seen:]))
@@ -223,6 +224,10 @@ def overlap_table(*, cwd: Path, restarts: int) -> Table:
         ),
         ("to reach: no call fails, none is delayed by more than 50 ms",),
     )
+
+
+def replaced(steady: SteadyCalls, old: int | None) -> bool:
+    return steady.pid not in (None, old)
 
 
 def three(values: Sequence[float]) -> tuple[str, str, str]:

@@ -15,6 +15,8 @@ __all__ = ["INITIALIZE", "INITIALIZED", "Answer", "Line", "LineClosed", "call", 
 
 ROOT = Path(__file__).parents[2]
 READ_SIZE = 1 << 18
+STALLED = 30.0
+"""Seconds without a byte either way, after which a relay counts as deadlocked."""
 
 
 class LineClosed(Exception):
@@ -132,6 +134,7 @@ class Line:
 
         Raises:
             LineClosed: the connection ended before.
+            TimeoutError: nothing moves any more.
         """
         with self.nonblocking():
             start = perf_counter()
@@ -155,7 +158,10 @@ class Line:
                     poll.register(self.to, select.POLLOUT)
                 else:
                     poll.register(self.to, 0)
-                poll.poll()
+                if not poll.poll(STALLED * 1000):
+                    raise TimeoutError(
+                        f"{self.process.args!r} stalled with {answered} of {len(frames)} answered"
+                    )
                 try:
                     while data := os.read(self.back, READ_SIZE):
                         answered += data.count(b"\n")

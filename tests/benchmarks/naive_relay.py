@@ -80,8 +80,9 @@ class Relay:
     def run(self) -> None:
         while True:
             assert self.child.stdout is not None
-            readable, _, _ = select.select([0, self.child.stdout], [], [])
-            if self.child.stdout in readable:
+            back = self.child.stdout.fileno()
+            readable, _, _ = select.select([0, back], [], [])
+            if back in readable:
                 self.from_child()
             elif not self.from_client():
                 self.child.kill()

@@ -317,6 +317,14 @@ def test_a_wedged_child_is_killed_and_counts_as_crashed() -> None:
     )
 
 
+def test_a_wedged_child_that_is_being_killed_when_its_successor_is_ready_does_not_drain() -> None:
+    life = up().play(OVERLAP, spawned(2))
+    assert life(ChildWedged(1, "silent")) == [KillProcess(1)]
+    assert life(ChildReady(2)) == [ChildPromoted(2), AnswerRestart(RestartDone(2))]
+    assert [(run.generation, run.stage) for run in life.child.leaving] == [(1, Stage.ENDING)]
+    assert next_deadline(life.child) is None
+
+
 def test_a_child_that_is_refused_before_it_was_ready_counts_as_crashed() -> None:
     life = up().play(exited(1), spawned(2))
     assert life(ChildRefused(2, "another protocol version")) == [stop(2)]
@@ -458,8 +466,10 @@ def words_about(generation: int) -> list[ChildEvent]:
     ]
 
 
-EVENTS: list[ChildEvent] = [StartChild(), StopChild(), RestartChild(), OVERLAP, HOLD, DeadlinePassed()]
-EVENTS += [word for generation in range(6) for word in words_about(generation)]
+EVENTS: list[ChildEvent] = [
+    *(StartChild(), StopChild(), RestartChild(), OVERLAP, HOLD, DeadlinePassed()),
+    *(word for generation in range(6) for word in words_about(generation)),
+]
 
 
 def check(child: Child) -> None:

@@ -196,9 +196,6 @@ class Server:
 
     def line(self, line: bytes) -> None:
         self.record(b"< " + line)
-        if (quick := self.quick_echo(line)) is not None:
-            self.write(quick)
-            return
         try:
             message: Json = json.loads(line)
         except ValueError:
@@ -212,15 +209,6 @@ class Server:
             self.notification(method, params)
         else:
             self.request(message["id"], method, params)
-
-    def quick_echo(self, line: bytes) -> bytes | None:
-        """Answer an echo in the benchmark's own spelling without parsing it, as the cheapest server could."""
-        head, found, text = line.partition(
-            b',"method":"tools/call","params":{"name":"echo","arguments":{"text":"'
-        )
-        if not found or self.era != LEGACY[-1] or not line.endswith(b'"}}}') or self.answered < 1:
-            return None
-        return head + b',"result":{"content":[{"type":"text","text":"' + text[:-4] + b'"}]}}\n'
 
     def request(self, id_: Any, method: str, params: Json) -> None:
         if not self.era:

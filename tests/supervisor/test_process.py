@@ -1,17 +1,19 @@
-"""Real children, well-behaved and not; that a process has ended is told by a socket which the kernel closes."""
+"""Real children, well-behaved and not; a socket which the kernel closes tells that a process has ended."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import psutil
 import pytest
 
 from mcpkeep.actors.interfaces import Wire
@@ -75,21 +77,20 @@ class Liveness:
         self._held: list[socket.socket] = []
 
     async def arrived(self, count: int = 1) -> None:
+        """Wait for so many; none goes on before all are there."""
         for _ in range(count):
             with anyio.fail_after(10):
                 await anyio.wait_readable(self._server)
-            held = self._server.accept()[0]
+            self._held.append(self._server.accept()[0])
+        for held in self._held[-count:]:
             held.sendall(b"!")
-            self._held.append(held)
 
     async def all_dead(self) -> None:
         for held in self._held:
             with anyio.fail_after(10):
                 await anyio.wait_readable(held)
-            try:
+            with suppress(ConnectionResetError):
                 assert held.recv(1) == b""
-            except ConnectionResetError:
-                pass
             held.close()
         self._held.clear()
 
@@ -130,8 +131,14 @@ async def exit_of(process: LocalProcess) -> Exit:
         return await process.wait()
 
 
+def wait_for_death(pid: int) -> None:
+    """Let the loop stand still until the child is dead, so that all it wrote waits in the pipe."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 @asynccontextmanager
-async def running(program: str) -> AsyncIterator[tuple[World, LocalProcess]]:
+async def running(program: str) -> AsyncGenerator[tuple[World, LocalProcess]]:
     liveness = Liveness()
     world = World(program, run_id=uuid.uuid4().hex, liveness=liveness)
     process = await world.host.spawn(1)
@@ -270,6 +277,17 @@ async def test_a_child_that_dies_at_start_leaves_its_code_and_its_last_words() -
         assert world.relay.lines == [(1, "no such model")]
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="macOS has waitid from Python 3.13 on")
+@pytest.mark.anyio
+async def test_the_last_lines_are_those_it_wrote_last_however_many_wait_when_it_dies() -> None:
+    program = "os.write(2, b''.join(b'%05d\\n' % number for number in range(10_000)))"
+    async with running(program) as (world, process):
+        wait_for_death(process.pid)
+        last = tuple(f"{number:05d}" for number in range(9_960, 10_000))
+        assert await exit_of(process) == Exit(code=0, stderr_tail=last)
+        assert len(world.relay.lines) == 10_000
+
+
 @pytest.mark.anyio
 async def test_a_child_that_closes_stdout_and_lives_on_has_an_end_but_no_exit() -> None:
     async with running("os.close(1); keep = hold(); sys.stdin.read()") as (world, process):
@@ -361,9 +379,7 @@ async def test_a_hundred_children_leave_no_descriptor_and_no_zombie() -> None:
         pids.append(process.pid)
         assert await exit_of(process) == Exit(code=0)
     await until(lambda: len(os.listdir("/dev/fd")) <= len(before))
-    for pid in pids:
-        with pytest.raises(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
 
 
 def spawn_error(command: Sequence[str], *, cwd: str = "/", path: str = "/usr/bin:/bin") -> str:
@@ -455,6 +471,18 @@ def test_lines_are_the_same_however_the_bytes_are_cut(data: bytes, lines: list[s
 
 def test_a_long_line_is_cut_and_the_next_one_is_whole() -> None:
     assert lines_of(*[b"x" * 1000] * 100, b"\nnext\n") == ["x" * LINE_LIMIT, "next"]
+
+
+def test_a_line_without_end_takes_no_memory() -> None:
+    tail = StderrTail(lambda _: None)
+    chunk = b"x" * 65536
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            tail.feed(chunk)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_only_the_last_lines_are_kept_and_an_unfinished_one_is_shown() -> None:
