@@ -136,7 +136,8 @@ def popen_of(spawned: Spawned) -> subprocess.Popen[bytes]:
 def test_sigkill_of_mcpkeep_leaves_no_process_of_its_tree_and_no_watcher(
     liveness: Liveness, run_id: str
 ) -> None:
-    program = f"child, watcher = keep('CHILD', {run_id!r}); print(watcher.pid, flush=True); kept = hold(); time.sleep(60)"
+    program = f"child, watcher = keep('CHILD', {run_id!r}); print(watcher.pid, flush=True);"
+    program += "kept = hold(); time.sleep(60)"
     mcpkeep = run_mcpkeep(program, liveness.env(CHILD=DETACHED))
     (watcher,) = read_line(mcpkeep)
     liveness.arrived(4)

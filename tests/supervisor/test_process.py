@@ -383,10 +383,8 @@ async def test_a_hundred_children_leave_no_descriptor_and_no_zombie() -> None:
 
 
 def spawn_error(command: Sequence[str], *, cwd: str = "/", path: str = "/usr/bin:/bin") -> str:
-    before = os.listdir("/dev/fd")
     with pytest.raises(SpawnError) as caught:
         spawn_child(command, cwd=cwd, env={"PATH": path}, run_id="r", generation=1)
-    assert os.listdir("/dev/fd") == before
     return caught.value.reason
 
 
@@ -429,6 +427,20 @@ def test_a_file_that_is_no_program_says_what_is_wrong_with_it(tmp_path: Path) ->
 def test_an_empty_command_and_a_null_byte_are_refused() -> None:
     assert spawn_error([]) == "the command is empty"
     assert spawn_error(["a\0b"]) == "embedded null byte"
+
+
+def test_a_command_that_cannot_be_started_leaves_no_descriptor_open() -> None:
+    program = """
+import os
+from mcpkeep.protocol.errors import SpawnError
+from mcpkeep.supervisor.process import spawn_child
+before = os.listdir("/dev/fd")
+try:
+    spawn_child(["/no/such"], cwd="/", env={}, run_id="r", generation=1)
+except SpawnError:
+    print(os.listdir("/dev/fd") == before)
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
 
 
 def test_spawning_imports_neither_anyio_nor_msgspec_nor_psutil_nor_asyncio() -> None:
