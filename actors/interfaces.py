@@ -20,8 +20,11 @@ class Wire(Protocol):
         """Bytes written here that the kernel has not taken yet."""
         ...
 
-    def write(self, data: bytes) -> None:
-        """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone."""
+    def write(self, data: bytes) -> bool:
+        """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone.
+
+        Returns whether the peer keeps up. Where not, write no more until told that it is writable.
+        """
         ...
 
     def pause_reading(self) -> None: ...

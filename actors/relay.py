@@ -193,39 +193,34 @@ class RelayActor:
                 self._flush()
 
     def _flush(self) -> None:
-        out = self._out
+        """Send and do all that the relay wants."""
+        out, keeps_up = self._out, True
         if out.client:
             data = out.client[0] if len(out.client) == 1 else b"".join(out.client)
             out.client.clear()
             if self._client is not None:
-                self._client.write(data)
-                if self._client.queued > HIGH_WATER and not self._paused_children:
-                    self._balance()
+                keeps_up = self._client.write(data)
         if out.child:
-            self._flush_children()
+            for generation, frames in out.child.items():
+                if (peer := self._peers.get(generation)) is not None:
+                    keeps_up &= peer.wire.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            out.child.clear()
         if out.effects:
             effects, out.effects = out.effects, []
             for effect in effects:
                 self._perform(effect)
         if self._armed is None or self._relay.calls.held_bytes:
-            due = self._relay.deadline()
-            if due is not None and (self._armed is None or due < self._armed):
-                self._armed = due
-                self._alarm.set()
-
-    def _flush_children(self) -> None:
-        frames = self._out.child
-        while frames:
-            generation = frames[0][0]
-            count = next((i for i, frame in enumerate(frames) if frame[0] != generation), len(frames))
-            data = frames[0][1] if count == 1 else b"".join([frame for _, frame in frames[:count]])
-            del frames[:count]
-            if (peer := self._peers.get(generation)) is not None:
-                peer.wire.write(data)
-                if peer.wire.queued > HIGH_WATER and not self._paused_client:
-                    self._balance()
-        if self._relay.calls.held_bytes > HELD_LIMIT and not self._paused_client:
+            self._rearm()
+            keeps_up &= self._relay.calls.held_bytes <= HELD_LIMIT
+        if not keeps_up:
             self._balance()
+
+    def _rearm(self) -> None:
+        """Have run() wake up sooner, if the relay's deadline has moved forward."""
+        due = self._relay.deadline()
+        if due is not None and (self._armed is None or due < self._armed):
+            self._armed = due
+            self._alarm.set()
 
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""

@@ -1,10 +1,12 @@
 """What the relay reads of a message, in the same pass that checks it; all the rest stays bytes."""
 
+from typing import Literal
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType, field
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.jsonrpc import RequestId, check_text, decode_message
+from mcpkeep.protocol.jsonrpc import MAX_DEPTH, RequestId, check_text, decode_message
 from mcpkeep.protocol.mcp import LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID
 
 __all__ = ["NO_META", "Head", "Meta", "Params", "Result", "TaskHandle", "read_head"]
@@ -55,7 +57,7 @@ _NO_RESULT = Result()
 class Head(msgspec.Struct, gc=False):
     """One message of either direction: a request, a notification or a response."""
 
-    jsonrpc: str
+    jsonrpc: Literal["2.0"]
     id: int | str | None | UnsetType = UNSET
     method: str | None = None
     params: Params = _NO_PARAMS
@@ -73,14 +75,13 @@ def read_head(line: bytes) -> Head:
         ProtocolError: it is not UTF-8, not JSON, nested too deep, or not one JSON-RPC message.
     """
     try:
-        check_text(line)
+        if len(line) > MAX_DEPTH or not line.isascii():
+            check_text(line)
         head = _decode(line)
     except msgspec.ValidationError:
         head = _read_envelope(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(str(error)) from error
-    if head.jsonrpc != "2.0":
-        raise ProtocolError("the member 'jsonrpc' is not '2.0'")
     if head.method is None:
         if head.id is UNSET:
             raise ProtocolError("the message has neither a method nor an id")

@@ -54,32 +54,19 @@ class Listing:
     def __init__(self, own: Sequence[OwnTool], *, overlay: bool) -> None:
         self.gone: dict[str | None, None] = {}
         """Tools that the client was given and that a replacement took away, until it was told in an error."""
-        self._own = {tool.name: tool for tool in own}
+        self.own: dict[str | None, OwnTool] = {tool.name: tool for tool in own}
+        """Our tools that answer under their names: all but those for which the child's stand."""
+        self._all_own = tuple(own)
         self._overlay = overlay
         self._given: dict[str, _Given] = {}
         self._fresh: dict[str, list[Raw]] = {}
-        self._tools: dict[str, ToolAnnotations] = {}
-        self._clashes: frozenset[str] = frozenset()
-        self._hidden: dict[str, None] = {}
-
-    def own_tool(self, name: str | None) -> OwnTool | None:
-        """Our tool of that name, unless the child's stands in its place."""
-        return self._own.get(name) if name is not None and name not in self._clashes else None
-
-    def knows_tool(self, name: str | None) -> bool:
-        return name in self._tools
-
-    def hidden_names(self) -> tuple[str, ...]:
-        """The child's tools that ours stand for."""
-        return tuple(self._hidden)
-
-    def tool_names(self) -> tuple[str, ...]:
+        self.tools: dict[str | None, ToolAnnotations] = {}
         """The child's tools, as last listed."""
-        return tuple(self._tools)
+        self._hidden: dict[str, None] = {}
 
     def is_harmless(self, name: str | None) -> bool:
         """Whether the tool says of itself that calling it twice does no harm."""
-        hints = self._tools.get(name) if name is not None else None
+        hints = self.tools.get(name)
         return hints is not None and bool(hints.read_only or hints.idempotent)
 
     def given_methods(self) -> tuple[str, ...]:
@@ -174,11 +161,11 @@ class Listing:
         if kind.member != "tools":
             return items
         if first:
-            self._tools.clear()
+            self.tools.clear()
             self._hidden.clear()
-            self._clashes = frozenset()
+            self.own = {tool.name: tool for tool in self._all_own}
         shown: list[Raw] = []
-        hidden = {name for tool in self._own.values() for name in (tool.name, *tool.hides)}
+        hidden = {name for tool in self._all_own for name in (tool.name, *tool.hides)}
         for item in items:
             try:
                 tool = _decode_tool(item)
@@ -188,14 +175,14 @@ class Listing:
             if tool.name in hidden and self._overlay:
                 self._hidden[tool.name] = None
                 continue
-            self._tools[tool.name] = tool.annotations or ToolAnnotations()
+            self.tools[tool.name] = tool.annotations or ToolAnnotations()
             shown.append(item)
         if not self._overlay:
-            self._clashes |= self._tools.keys() & self._own.keys()
+            self.own = {name: tool for name, tool in self.own.items() if name not in self.tools}
         return shown
 
     def _own_items(self) -> list[Raw]:
-        return [encode_tool(tool) for tool in self._own.values() if tool.name not in self._clashes]
+        return [encode_tool(tool) for tool in self.own.values()]
 
 
 def _canonical(item: Raw) -> bytes:

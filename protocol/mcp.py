@@ -11,6 +11,7 @@ import msgspec
 __all__ = [
     "CLIENT_CAPABILITIES",
     "LIST_KINDS",
+    "LOSS",
     "LOG_LEVEL",
     "LOG_LEVELS",
     "PROTOCOL_VERSION",
@@ -18,7 +19,6 @@ __all__ = [
     "Era",
     "ListKind",
     "Loss",
-    "loss_of",
 ]
 
 PROTOCOL_VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -51,7 +51,7 @@ class Loss(enum.Enum):
     """Answered with an error: it may have had effects, or belongs to the dead child alone."""
 
 
-_LOSS = {
+LOSS = {
     "initialize": Loss.RESEND,
     "server/discover": Loss.RESEND,
     "subscriptions/listen": Loss.RESEND,
@@ -68,11 +68,7 @@ _LOSS = {
     "tasks/get": Loss.RETRY,
     "tools/call": Loss.CALL,
 }
-
-
-def loss_of(method: str) -> Loss:
-    """What becomes of a lost `method`; an unknown one may have had effects, so it gets the error."""
-    return _LOSS.get(method, Loss.ERROR)
+"""What becomes of each method; one that is not listed may have had effects, so it gets the error."""
 
 
 class ListKind(msgspec.Struct, frozen=True):

@@ -35,13 +35,18 @@ class Output:
 
     def __init__(self) -> None:
         self.client: list[bytes] = []
-        self.child: list[tuple[int, bytes]] = []
+        self.child: dict[int, list[bytes]] = {}
+        """By generation."""
         self.effects: list[RelayEffect] = []
 
     def to_child(self, link: Link, frame: bytes) -> None:
         link.sent += len(frame)
         link.is_fresh = False
-        self.child.append((link.generation, frame))
+        frames = self.child.get(link.generation)
+        if frames is None:
+            self.child[link.generation] = [frame]
+        else:
+            frames.append(frame)
 
     def log(self, level: Literal["debug", "info", "warning"], text: str) -> None:
         self.effects.append(Logged(level, text))

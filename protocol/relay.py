@@ -32,7 +32,7 @@ from mcpkeep.protocol.jsonrpc import (
 from mcpkeep.protocol.link import Link, Purpose
 from mcpkeep.protocol.listens import Listens
 from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, LOG_LEVELS, Era, Loss, loss_of
+from mcpkeep.protocol.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
 from mcpkeep.protocol.minted import Minted
 from mcpkeep.protocol.opening import Opening, capabilities_of, has_envelope
 from mcpkeep.protocol.output import Output
@@ -135,12 +135,12 @@ class Relay:
             text = f"the id {id_!r} is in use by a request that is not answered yet"
             self.output.client.append(encode_error(id_, INVALID_REQUEST, text))
             return
-        call = Call(id_, method, line, loss_of(method), now, params.name)
+        call = Call(id_, method, line, LOSS.get(method, Loss.ERROR), now, params.name)
         if params.meta is not NO_META:
             self._note_meta(call, params)
         if method == "tools/call":
             call.is_task = params.task is not UNSET
-            if self.listing.own_tool(call.subject) is not None:
+            if params.name in self.listing.own:
                 self._call_own(call)
                 return
         elif self._answers_itself(call, params):
@@ -158,7 +158,7 @@ class Relay:
             and not (self._succession.holding and link is self._succession.serving)
         ):
             self.calls.send(call, link)
-            if method == "tools/call" and not self.listing.knows_tool(call.subject):
+            if method == "tools/call" and params.name not in self.listing.tools:
                 self._takeover.learn_tools(link)
         elif (unavailable := self._succession.unavailable) is not None:
             self.calls.hold(call, now)
@@ -562,7 +562,7 @@ class Relay:
             protocol_version=self.opening.version,
             in_flight=sum(call.generation > HELD for call in self.calls),
             held=held,
-            server_tools=self.listing.tool_names(),
+            server_tools=tuple(name for name in self.listing.tools if name is not None),
             tools_gone=tuple(name for name in self.listing.gone if name is not None),
         )
 

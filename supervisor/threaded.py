@@ -135,13 +135,14 @@ class ThreadWriter:
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._write, name=f"write-{fd}", daemon=True).start()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         if self._shut or not data:
-            return
+            return True
         self.queued += len(data)
         self._full = self._full or self.queued > self._high_water
         self._empty.clear()
         self._inbox.put(data)
+        return not self._full
 
     async def flush(self) -> None:
         """Wait until nothing is queued."""

@@ -108,9 +108,12 @@ class FdWire:
         """Start reading."""
         await self._reader.open()
 
-    def write(self, data: bytes) -> None:
-        """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone."""
-        self._writer.write(data)
+    def write(self, data: bytes) -> bool:
+        """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone.
+
+        Returns whether the peer keeps up: False from the high water on until on_writable.
+        """
+        return self._writer.write(data)
 
     def pause_reading(self) -> None:
         self._reader.pause()
@@ -264,24 +267,24 @@ class _DirectWriter:
         self._empty.set()
         self._loop = asyncio.get_running_loop()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         if self._shut:
-            return
+            return True
         if self._queue:
-            self._enqueue(data)
-            return
+            return self._enqueue(data)
         try:
             taken = os.write(self._fd, data)
         except BlockingIOError:
             taken = 0
         except OSError:
             self._break()
-            return
+            return True
         self.accepted += taken
-        if taken < len(data):
-            self._empty.clear()
-            self._loop.add_writer(self._fd, self._write_queued)
-            self._enqueue(memoryview(data)[taken:])
+        if taken == len(data):
+            return True
+        self._empty.clear()
+        self._loop.add_writer(self._fd, self._write_queued)
+        return self._enqueue(memoryview(data)[taken:])
 
     async def flush(self) -> None:
         await self._empty.wait()
@@ -297,11 +300,12 @@ class _DirectWriter:
         self._drop_queue()
         self._on_broken = self._on_writable = _ignore
 
-    def _enqueue(self, data: bytes | memoryview) -> None:
+    def _enqueue(self, data: bytes | memoryview) -> bool:
         if data:
             self._queue.append(data)
             self.queued += len(data)
             self._full = self._full or self.queued > self._high_water
+        return not self._full
 
     def _write_queued(self) -> None:
         queue = self._queue
