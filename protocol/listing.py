@@ -64,6 +64,10 @@ class Listing:
         """The child's tools, as last listed."""
         self._hidden: dict[str, None] = {}
 
+    def hidden_names(self) -> tuple[str, ...]:
+        """The child's tools that ours stand for."""
+        return tuple(self._hidden)
+
     def is_harmless(self, name: str | None) -> bool:
         """Whether the tool says of itself that calling it twice does no harm."""
         hints = self.tools.get(name)
