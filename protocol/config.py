@@ -6,7 +6,7 @@ child is spawned, and importing msgspec first would keep the child waiting for i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from mcpkeep.protocol.errors import ConfigError
 from mcpkeep.protocol.setting import (
@@ -309,7 +309,7 @@ def _holds(text: str, path: tuple[str, ...]) -> bool | None:
     for key in path:
         if not isinstance(value, dict) or key not in value:
             return False
-        value = value[key]
+        value = cast("Any", value[key])
     return True
 
 
@@ -327,7 +327,7 @@ def _from_file(file: ConfigFile) -> list[tuple[Setting, object]]:
             raise ConfigError(
                 f"{_place(file, section)}: [{section}] is a table of settings, not {describe_value(content)}"
             )
-        for key, value in content.items():
+        for key, value in cast("dict[str, object]", content).items():
             setting = _BY_NAME.get(f"{section}.{key}")
             if setting is None:
                 raise ConfigError(f"{_place(file, section, key)}: {_unknown_key(section, key)}")
@@ -347,12 +347,13 @@ def _parsed(file: ConfigFile) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{file.name}: nested too deep; mcpkeep's settings are two levels") from None
     except ValueError as error:
-        # Until Python 3.14 the place is in the text only, as "... (at line 3, column 5)".
+        # Until Python 3.14 the place is in the text only: "(at line 3, column 5)" or "(at end of document)".
         what, _, place = str(error).partition(" (at ")
         line = place.removeprefix("line ").partition(",")[0]
-        where = f"{file.name}:{line}" if line.isdecimal() else file.name
-        at = f" ({place.removesuffix(')')})" if place and not line.isdecimal() else ""
-        raise ConfigError(f"{where}: not valid TOML: {what[:1].lower()}{what[1:]}{at}") from None
+        if place and not line.isdecimal():
+            line = str(file.text.rstrip().count("\n") + 1)
+        where = f"{file.name}:{line}" if line else file.name
+        raise ConfigError(f"{where}: not valid TOML: {what[:1].lower()}{what[1:]}") from None
 
 
 def _unknown_section(section: str, content: object) -> str:
@@ -386,11 +387,15 @@ def _from_text(setting: Setting, raw: str | list[str], origin: str) -> object:
 
 
 def _stray_variables(environ: Mapping[str, str]) -> list[str]:
-    known = {setting.variable for setting in TABLE}
-    prefixes = tuple(f"MCPKEEP_{section}_".upper() for section in _SECTIONS)
-    stray = sorted(name for name in environ if name.startswith(prefixes) and name not in known)
-    return [
-        f"the variable {name} is not a setting and is ignored"
-        + (f"; did you mean {guess}?" if (guess := nearest(name, sorted(known))) else "")
-        for name in stray
-    ]
+    warnings: list[str] = []
+    for section in _SECTIONS:
+        prefix = f"MCPKEEP_{section}_".upper()
+        keys = [setting.key.upper() for setting in TABLE if setting.section == section]
+        for variable in sorted(environ):
+            key = variable.removeprefix(prefix)
+            if key == variable or key in keys:
+                continue
+            guess = nearest(key, keys)
+            hint = f"; did you mean {prefix}{guess}?" if guess else ""
+            warnings.append(f"the variable {variable} is not a setting and is ignored{hint}")
+    return warnings

@@ -6,7 +6,7 @@ imported here: the configuration is read before the child is spawned.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 __all__ = [
     "AMOUNT",
@@ -33,6 +33,7 @@ _UNITS = {"b": 1} | {
 }
 _LEAST_AMOUNT = 4096
 _MOST_BYTES = 2**50
+_TYPES: dict[type, str] = {str: "string", int: "integer", float: "float", list: "array", dict: "table"}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -51,46 +52,36 @@ class Kind(NamedTuple):
 
 def describe_value(value: object) -> str:
     """Name a TOML value and its type, such as `the string 'fast'`, cut where it is long."""
-    match value:
-        case bool():
-            return f"the boolean {'true' if value else 'false'}"
-        case str():
-            name = "string"
-        case int():
-            name = "integer"
-        case float():
-            name = "float"
-        case list():
-            name = "array"
-        case dict():
-            name = "table"
-        case _:
-            return f"the date or time {value!s}"
+    if isinstance(value, bool):
+        return f"the boolean {'true' if value else 'false'}"
+    name = _TYPES.get(type(value))
+    if name is None:
+        return f"the date or time {value!s}"
     try:
-        text = repr(value)  # pyright: ignore[reportUnknownArgumentType]
+        text = repr(value)
     except ValueError:  # repr refuses integers of more than 4,300 digits
-        return f"an {name} beyond all measure"
+        return f"the {name} beyond all measure"
     return f"the {name} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def show_value(kind: Kind, value: object) -> str:
     """Write a setting's value as it would stand in the file, for the help and the status."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() if kind in (SIZE, AMOUNT) and value:
-            for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-                if value % bytes_ == 0:
-                    return f'"{value // bytes_} {unit}"'
-            return str(value)
-        case int() | float():
-            return f"{value:g}" if isinstance(value, float) else str(value)
-        case tuple():
-            return "[" + ", ".join(f'"{item}"' for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
-        case dict():
-            return "{" + ", ".join(f'{key} = "{item}"' for key, item in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return f'"{value}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value and kind in (SIZE, AMOUNT):
+        for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+            if value % bytes_ == 0:
+                return f'"{value // bytes_} {unit}"'
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in cast("tuple[str, ...]", value)) + "]"
+    if isinstance(value, dict):
+        table = cast("dict[str, str]", value)
+        return "{" + ", ".join(f'{key} = "{text}"' for key, text in table.items()) + "}"
+    return f'"{value}"'
 
 
 def choice(*options: str) -> Kind:
@@ -159,7 +150,7 @@ def _usable(value: object) -> str:
 def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError
-    return tuple(map(_usable, value))  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(_usable(item) for item in cast("list[object]", value))
 
 
 def _words(text: str) -> list[str]:
@@ -178,10 +169,8 @@ def _command(value: object) -> tuple[str, ...]:
 def _environment(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError
-    table: dict[str, str] = {
-        _usable(name): _usable(text)
-        for name, text in value.items()  # pyright: ignore[reportUnknownVariableType]
-    }
+    items = cast("dict[object, object]", value).items()
+    table = {_usable(name): _usable(text) for name, text in items}
     if any(not name or "=" in name for name in table):
         raise ValueError
     return table
@@ -199,6 +188,10 @@ def _paths(value: object) -> tuple[str, ...]:
     if not all(paths):
         raise ValueError
     return paths
+
+
+def _paths_from_text(text: str) -> list[str]:
+    return [path for path in text.split(":") if path]
 
 
 def _file(value: object) -> bool | str:
@@ -224,5 +217,5 @@ AMOUNT = Kind("SIZE", 'at least 4096 bytes, or text such as "10 MiB"', _bytes(_L
 SWITCH = Kind("BOOL", "true or false", _switch, _switch_from_text)
 COMMAND = Kind("COMMAND", 'an array of strings, or one string such as "npx -y some-server"', _command, _words)
 ENVIRONMENT = Kind("TABLE", "a table of strings", _environment, _environment_from_text)
-PATHS = Kind("PATH", "an array of paths", _paths, lambda text: [path for path in text.split(":") if path])
+PATHS = Kind("PATH", "an array of paths", _paths, _paths_from_text)
 FILE = Kind("PATH", "true, false or a path", _file, _file_from_text)

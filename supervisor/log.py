@@ -45,9 +45,14 @@ class _Target(Protocol):
 class _Sink:
     """A bounded queue of encoded records, and the thread that writes them to one target."""
 
-    def __init__(self, name: str, target: _Target, note: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, name: str, target: _Target, note: Callable[[str], bytes], tell: "_Sink | None" = None
+    ) -> None:
+        self._name = name
         self._target = target
         self._note = note
+        self._tell = tell
+        self._failing = False
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -55,7 +60,7 @@ class _Sink:
         self.dropped = 0
         self._untold = 0
         # A daemon, since the write it is in may never return.
-        self._thread = threading.Thread(target=self._work, name=f"mcpkeep-log-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"mcpkeep log to {name}", daemon=True)
         self._thread.start()
 
     def put(self, data: bytes) -> None:
@@ -93,9 +98,13 @@ class _Sink:
                     with self._changed:
                         self._untold -= untold
                 self._target.write(data)
-            except OSError:
+                self._failing = False
+            except OSError as error:
                 with self._changed:
                     self._lose()
+                if self._tell is not None and not self._failing:
+                    self._tell.put(self._note(f"{self._name} cannot be written: {error.strerror or error}"))
+                self._failing = True
 
 
 class _Descriptor:
@@ -177,7 +186,7 @@ class _RotatingFile:
 
 
 class _Queueing(logging.Handler):
-    """Encodes a record where it is made, so that later changes to its arguments do not show, and queues it."""
+    """Encodes a record where it is made, since its arguments may change later, and queues it."""
 
     def __init__(self, encode: Callable[[str, str, float, str], bytes], sinks: list[_Sink]) -> None:
         super().__init__()
@@ -190,7 +199,7 @@ class _Queueing(logging.Handler):
             if record.exc_info:
                 message += "\n" + logging.Formatter().formatException(record.exc_info)
         except Exception as error:  # arguments that do not fit the text, or whose __str__ fails
-            message = f"{record.msg!s} (could not be formatted: {error!r})"
+            message = f"a record of {record.pathname}:{record.lineno} failed with {type(error).__name__}"
         data = self._encode(record.levelname.lower(), record.name, record.created, message)
         for sink in self._sinks:
             sink.put(data)
@@ -211,7 +220,7 @@ class Logging:
     def close(self, timeout: float = 0.5) -> None:
         """Stop logging; what is queued is written if that takes at most `timeout` seconds per sink."""
         logging.getLogger().removeHandler(self._handler)
-        for sink in self._sinks:
+        for sink in reversed(self._sinks):  # stderr last, since the file's troubles are told there
             sink.close(timeout)
 
 
@@ -238,7 +247,8 @@ def start_logging(
     if stderr is not None and not (stderr == 2 and sys.stderr is None):  # else 2 is someone else's by now
         sinks.append(_Sink("stderr", _Descriptor(stderr), note))
     if file is not None:
-        sinks.append(_Sink("file", _RotatingFile(file, max_bytes=max_bytes, keep=keep), note))
+        target = _RotatingFile(file, max_bytes=max_bytes, keep=keep)
+        sinks.append(_Sink(file, target, note, tell=sinks[0] if sinks else None))
     handler = _Queueing(encode, sinks)
     logging.getLogger().addHandler(handler)
     logging.getLogger("mcpkeep").setLevel(level.upper())
