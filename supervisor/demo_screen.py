@@ -13,7 +13,7 @@ __all__ = ["BAR_SPAN", "Call", "Event", "Outcome", "Screen", "conclude"]
 BARS = "▁▂▃▄▅▆▇█"
 BAR_SPAN = 0.1
 """Seconds that one bar of a row stands for."""
-BAR_COUNT = 16
+BAR_COUNT = 15
 """So that the table fits 80 columns."""
 
 
@@ -104,7 +104,7 @@ def _table(events: list[Event]) -> "Table":
     table.add_column("answered", justify="right", style="green", no_wrap=True)
     table.add_column("errors", justify="right", no_wrap=True)
     table.add_column("slowest", justify="right", no_wrap=True)
-    table.add_column("slowest in 0.1 s", style="cyan", no_wrap=True)
+    table.add_column("over time", style="cyan", no_wrap=True)
     for event in events:
         errors = len(event.calls) - event.count("answered")
         table.add_row(
