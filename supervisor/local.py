@@ -219,6 +219,7 @@ class LocalProcess:
             # A descendant may hold the pipes open for ever: what the child wrote is in them now.
             self._drain_stderr()
             self._wire.drain_now(PIPE_CAPACITY)
+            self._wire.take_back_unread()
         finally:
             self._wire.close()
             tail = self._tail.last(EXIT_TAIL_LINES)

@@ -7,8 +7,11 @@ writing goes straight to the kernel, by the loop only where the kernel refuses. 
 import asyncio
 import fcntl
 import os
+import select
 import socket
 import stat
+import sys
+import termios
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -127,6 +130,14 @@ class FdWire:
         For a peer that is known to be dead, while somebody else may hold its end of the pipe open.
         """
         self._reader.drain(limit)
+
+    def take_back_unread(self) -> None:
+        """Count as never accepted what still lies in the pipe of a peer that is gone.
+
+        Exact, or nothing: only where no process is left that could read it, and the kernel can tell how much
+        it is (Linux). So a request that a killed child never read can safely go to the next one.
+        """
+        self._writer.accepted -= _unread(self._write_fd) if self._write_fd in self._fds else 0
 
     async def flush(self) -> None:
         """Wait until nothing is queued: taken by the kernel, or dropped because the peer is gone."""
@@ -357,6 +368,18 @@ def _is_pollable(fd: int) -> bool:
     except OSError:
         return True
     return (status.st_dev, status.st_ino) != (stderr.st_dev, stderr.st_ino)
+
+
+def _unread(fd: int) -> int:
+    """Bytes in a pipe that nobody can read any more; 0 where that is not sure."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    if not sys.platform.startswith("linux") or not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _prepare(fd: int) -> None:
