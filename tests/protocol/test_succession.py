@@ -9,6 +9,7 @@ from tests.protocol.relay_script import (
     VERSION,
     Json,
     Script,
+    acknowledged,
     brief,
     call,
     discovered,
@@ -641,11 +642,6 @@ def test_tasks_go_to_the_child_that_has_them_and_to_the_serving_one_afterwards()
 
 
 LISTEN = modern("L", "subscriptions/listen", {"notifications": {"toolsListChanged": True}})
-
-
-def acknowledged(id_: str = "L", **honoured: object) -> Json:
-    meta = {"io.modelcontextprotocol/subscriptionId": id_}
-    return notice("notifications/subscriptions/acknowledged", {"notifications": honoured, "_meta": meta})
 
 
 def test_a_stream_is_opened_again_and_only_the_first_acknowledgement_is_told() -> None:
