@@ -155,7 +155,7 @@ def test_the_id_of_a_dropped_line_is_found_wherever_it_stands(
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -174,7 +174,7 @@ JSON = st.recursive(
 def test_the_scanner_finds_what_a_parser_finds(message: dict[str, object], size: int, is_ascii: bool) -> None:
     line = json.dumps(message, ensure_ascii=is_ascii).encode(errors="replace")
     expected = message.get("id")
-    if not isinstance(expected, int | str) or isinstance(expected, bool) or len(json.dumps(expected)) > 290:
+    if not isinstance(expected, int | str) or isinstance(expected, bool):
         expected = None
     if isinstance(expected, str):
         if any("\ud800" <= character <= "\udfff" for character in expected):

@@ -584,6 +584,7 @@ class RelayMachine(RuleBasedStateMachine):
         link = relay._succession.serving
         assert link.generation == child.generation and list(relay._links) == [child.generation]
         assert (link.own, relay._minted._asked, relay.calls.held_bytes) == ({}, {}, 0)
+        assert {generation for generation, _ in relay._takeover._pages} <= {child.generation}
         assert (link.is_open, link.is_ready, link.is_draining) == (True, True, False)
         assert link.sent == child.sent == child.read
         assert (child.level, child.uris) == (self.level, self.uris)

@@ -336,7 +336,27 @@ def test_a_call_that_was_alone_in_two_crashes_running_may_be_the_killer() -> Non
     assert list(map(brief, to_client(script.exit(3)))) == [lost(6, "child_exited", retryable=True)]
 
 
-def test_a_planned_end_makes_no_killer_and_tells_that_the_child_was_replaced() -> None:
+def test_what_was_never_read_is_not_an_attempt() -> None:
+    script = Script.legacy().listed(SURE)
+    script.client(call(5))
+    assert script.exit(1, unread=script.sent[1]) == []
+    script.opened(2)
+    assert script.exit(2) == []
+    assert call(5) in to_child(script.opened(3), 3)
+
+
+def test_a_planned_end_is_not_held_against_what_was_in_flight() -> None:
+    script = Script.legacy().listed(SURE)
+    script.client(call(5))
+    assert script.exit(1, planned=True) == []
+    script.opened(2)
+    script.answer(2, "tools/list", {"tools": SURE})
+    script.child(2, result(5))
+    script.client(call(6))
+    assert script.exit(2) == [], "it was alone in one crash only"
+
+
+def test_a_planned_end_tells_that_the_child_was_replaced() -> None:
     script = Script.legacy().listed(RISKY)
     script.client(call(5))
     assert list(map(brief, to_client(script.exit(1, planned=True)))) == [
@@ -426,6 +446,15 @@ def test_a_setting_in_flight_while_the_candidate_opens_reaches_the_candidate() -
     script.client(request(1, "logging/setLevel", {"level": "error"}))
     assert script.answer(2, "initialize", initialized()) == [("child 2", READY), ChildReady(2)]
     assert to_child(script.child(1, result(1)), 2) == [{"own": "logging/setLevel", "level": "error"}]
+
+
+def test_a_setting_waits_for_a_candidate_to_open() -> None:
+    script = Script.legacy()
+    script.attach(2)
+    script.client(request(1, "logging/setLevel", {"level": "error"}))
+    assert script.child(1, result(1)) == [("client", result(1))]
+    level = {"own": "logging/setLevel", "level": "error"}
+    assert to_child(script.answer(2, "initialize", initialized()), 2) == [READY, level]
 
 
 def test_a_setting_in_flight_at_a_promotion_reaches_the_new_child() -> None:
