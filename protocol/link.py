@@ -50,5 +50,7 @@ class Link(msgspec.Struct):
     asked: int = 0
     """Requests it has issued to the client."""
     own: dict[str, OwnRequest] = msgspec.field(default_factory=dict[str, OwnRequest])
+    pages: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """By method, how many pages of our own listing have come."""
     capabilities: frozenset[str] | None = None
     """As it announced them itself; None until it has."""

@@ -161,7 +161,6 @@ class Succession:
         if link is None:
             return
         self.last_exit = exited.exit
-        self._takeover.forget(link.generation)
         for id_ in self._minted.forget(link.generation):
             reason = f"the MCP server {describe_exit(exited.exit)}"
             params: dict[str, object] = {"requestId": id_, "reason": reason}

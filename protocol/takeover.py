@@ -1,4 +1,4 @@
-"""Bringing a child to where the client's session stands, and learning what it offers, by requests of our own."""
+"""Bringing a child to where the client's session stands, and learning what it offers, by our own requests."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,7 +17,7 @@ from mcpkeep.protocol.standing import Standing
 __all__ = ["Takeover"]
 
 _MAX_PAGES = 100
-"""A list with more pages than this is taken as changed: a server that never ends one must not keep us asking."""
+"""A list with more pages is taken as changed: a server that never ends one must not keep us asking."""
 
 
 class Takeover:
@@ -32,10 +32,9 @@ class Takeover:
         self._standing = standing
         self._prefix = prefix
         self._asked = 0
-        self._pages: dict[tuple[int, str], int] = {}
 
     def open(self, link: Link) -> None:
-        """Begin with a new child: in the client's own era, since a child is locked to that of its first request.
+        """Begin with a new child, in the client's own era: a child is locked to that of its first request.
 
         A modern child is open at once, since each request carries all it needs. A legacy one is open once it
         has answered the replayed `initialize`; before the client has an answer to its own, that one goes out
@@ -97,15 +96,13 @@ class Takeover:
         """Ask for the tools once, so that their annotations are known."""
         if link.capabilities is not None and "tools" in link.capabilities:
             asked = any(own.lists("tools/list") for own in link.own.values())
-            if not asked and (link.generation, "tools/list") not in self._pages:
+            if not asked and "tools/list" not in link.pages:
                 self._ask_list(link, "tools/list", compare=False)
 
     def listed(self, link: Link, own: OwnRequest, head: Head, line: bytes) -> ListingChange | None:
         """One page of our own listing has come: ask for the next, or tell what changed."""
-        page = self._pages.get((link.generation, own.method), 0) + 1
-        if own.first_page:
-            page = 1
-        self._pages[link.generation, own.method] = page
+        page = 1 if own.first_page else link.pages.get(own.method, 0) + 1
+        link.pages[own.method] = page
         cursor: str | None = None
         if head.result is not None and page <= _MAX_PAGES:
             result = decode_message(line).result
@@ -125,9 +122,6 @@ class Takeover:
         if confirm:
             method = next((m for m, kind in LIST_KINDS.items() if kind.capability in capabilities), first)
         self._ask(link, Purpose.HEALTH, method, self._opening.own_params())
-
-    def forget(self, generation: int) -> None:
-        self._pages = {key: page for key, page in self._pages.items() if key[0] != generation}
 
     def _ask_list(self, link: Link, method: str, *, compare: bool, cursor: str | None = None) -> None:
         params = self._opening.own_params({"cursor": cursor} if cursor is not None else None)

@@ -1,4 +1,4 @@
-"""A client, its children and the relay between them, driven step by step; each step tells all that it caused."""
+"""A client, its children and the relay between them, driven step by step; each step tells what it caused."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -243,3 +243,17 @@ def brief(message: Json) -> Json:
         "reason": data["reason"],
         "retryable": data["retryable"],
     }
+
+
+def only(events: list[Event]) -> tuple[str, Json]:
+    """The one message that went out, and where to; nothing else happened."""
+    [event] = events
+    assert isinstance(event, tuple)
+    return event
+
+
+def told(events: list[Event]) -> Json:
+    """The one message that went to the client; nothing else happened."""
+    to, message = only(events)
+    assert to == "client"
+    return message

@@ -14,7 +14,7 @@ FLAGS = list(itertools.product((False, True), repeat=5))
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 @pytest.mark.parametrize("written", [False, True])
 def test_the_verdict_over_the_whole_product(loss: Loss, attempts: int, written: bool) -> None:
-    """Unwritten and opening requests wait; reading ones wait once; a tool call once, if nothing speaks against."""
+    """What was not read and what opens waits; reading waits once; a tool call if nothing speaks against."""
     for is_task, progressed, harmless, child_had_asked, may_be_killer in FLAGS:
         call = Call(
             1, "m", b"", loss, 0.0, end=100, attempts=attempts, is_task=is_task, progressed=progressed

@@ -3,14 +3,16 @@
 import json
 import tracemalloc
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcpkeep.protocol.framing import Frame, IdScanner, LineSplitter, Oversized
 
 LIMIT = 40
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def split(pieces: Iterable[bytes], limit: int = LIMIT) -> list[Frame]:
@@ -25,7 +27,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 LONG = b"x" * LIMIT
 
-CASES = [
+CASES: list[tuple[bytes, list[Frame]]] = [
     (b'{"a":1}\n', [b'{"a":1}\n']),
     (b'{"a":1}\r\n', [b'{"a":1}\n']),
     (b'{"a":1}\r\r\n', [b'{"a":1}\r\n']),
@@ -74,11 +76,12 @@ LINES = st.lists(
 )
 
 
+@CALM
 @given(lines=LINES, cuts=st.lists(st.integers(0, 400)))
 def test_any_chunking_of_any_lines_gives_the_same_frames(lines: list[bytes], cuts: list[int]) -> None:
     data = b"\n".join(lines)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:end] for start, end in pairwise(edges)]
     assert split(pieces) == split([data]) == split(bytewise(data))
 
 
@@ -142,7 +145,7 @@ SCANS = [
 
 
 @pytest.mark.parametrize(("text", "id_", "is_request"), SCANS)
-@pytest.mark.parametrize("big", [BIG, "[[],[{}],%s]" % BIG, "{}", "[" * 90 + "]" * 90])
+@pytest.mark.parametrize("big", [BIG, "[[],[{}]," + BIG + "]", "{}", "[" * 90 + "]" * 90])
 def test_the_id_of_a_dropped_line_is_found_wherever_it_stands(
     text: str, id_: int | str | None, is_request: bool, big: str
 ) -> None:
@@ -166,6 +169,7 @@ JSON = st.recursive(
 )
 
 
+@CALM
 @given(
     message=st.dictionaries(st.sampled_from(["id", "method", "result", "x", '"id":']), JSON),
     size=st.integers(1, 40),
@@ -176,15 +180,15 @@ def test_the_scanner_finds_what_a_parser_finds(message: dict[str, object], size:
     expected = message.get("id")
     if not isinstance(expected, int | str) or isinstance(expected, bool):
         expected = None
-    if isinstance(expected, str):
-        if any("\ud800" <= character <= "\udfff" for character in expected):
-            return
+    if isinstance(expected, str) and any("\ud800" <= character <= "\udfff" for character in expected):
+        return
     scanner = IdScanner()
     for at in range(0, len(line), size):
         scanner.feed(line[at : at + size])
     assert (scanner.id, scanner.is_request) == (expected, "method" in message)
 
 
+@CALM
 @given(data=st.binary() | st.text('{}[]":,\\id5').map(str.encode), size=st.integers(1, 9))
 def test_garbage_ends_in_an_id_or_none(data: bytes, size: int) -> None:
     scanner = IdScanner()

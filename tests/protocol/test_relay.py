@@ -27,10 +27,12 @@ from tests.protocol.relay_script import (
     lost,
     modern,
     notice,
+    only,
     request,
     result,
     to_child,
     to_client,
+    told,
     tool,
 )
 
@@ -65,7 +67,7 @@ def test_a_number_and_its_text_are_two_ids() -> None:
 def test_an_id_in_use_is_refused_and_its_first_request_lives_on(id_: int | str) -> None:
     script = Script.legacy().listed([tool("echo")])
     script.client(call(1))
-    [(_, refusal)] = script.client(call(id_))  # type: ignore[misc]
+    refusal = told(script.client(call(id_)))
     assert (refusal["id"], refusal["error"]["code"]) == (id_, -32600)
     assert script.child(1, result(1)) == [("client", result(1))]
 
@@ -177,14 +179,14 @@ def test_an_unknown_tool_makes_us_learn_the_tools_once() -> None:
 def test_a_bad_line_of_the_client_is_answered_and_goes_nowhere(
     bad: bytes, id_: int | str | None, code: int
 ) -> None:
-    [(to, answer)] = Script.legacy().client(bad)  # type: ignore[misc]
+    to, answer = only(Script.legacy().client(bad))
     assert to == "client" and (answer["id"], answer["error"]["code"]) == (id_, code)
 
 
 def test_a_line_too_long_of_the_client_is_answered_with_its_id() -> None:
     script = Script.legacy()
     script.relay.from_client([Oversized(99, "a", True)], 0)
-    [(_, answer)] = script.take()  # type: ignore[misc]
+    answer = told(script.take())
     assert (answer["id"], answer["error"]["code"]) == ("a", -32600) and "99 bytes" in answer["error"][
         "message"
     ]
@@ -261,7 +263,7 @@ def test_an_answer_that_cannot_be_carried_is_replaced_by_an_error_for_its_id(
 ) -> None:
     script = asked()
     bad = b'{%s"jsonrpc":"2.0","result":{"x":[%s]},"id":5}\n' % (space, value)
-    [(_, answer)] = script.child(1, bad)  # type: ignore[misc]
+    answer = told(script.child(1, bad))
     assert brief(answer) == lost(5, "invalid_response", retryable=False)
     assert script.child(1, bad) == []
 
@@ -288,7 +290,7 @@ def test_a_batch_of_the_child_is_split() -> None:
 
 def test_an_answer_above_the_limit_is_replaced_by_an_error_that_tells_its_size() -> None:
     script = asked()
-    [(_, answer)] = oversized(script, 20_000_000, 5)  # type: ignore[misc]
+    answer = told(oversized(script, 20_000_000, 5))
     assert brief(answer) == lost(5, "too_large", retryable=False)
     assert "20000000 bytes" in answer["error"]["message"]
     assert oversized(script, 20_000_000, 5) == []
@@ -300,7 +302,7 @@ def test_an_answer_above_the_limit_without_an_id_means_a_new_child() -> None:
 
 
 def test_a_request_of_the_child_above_the_limit_is_refused_to_it() -> None:
-    [(to, answer)] = oversized(asked(), 20_000_000, 5, is_request=True)  # type: ignore[misc]
+    to, answer = only(oversized(asked(), 20_000_000, 5, is_request=True))
     assert (to, answer["id"], answer["error"]["code"]) == ("child 1", 5, -32600)
 
 
@@ -355,8 +357,9 @@ def test_a_modern_answer_of_ours_names_its_type_and_the_envelope_is_required() -
     assert isinstance(effect, ToolCalled) and bytes(effect.call.arguments) == b""
     script.relay.answer(1, ToolResult(Raw(b"{}")))
     assert to_client(script.take())[0]["result"]["resultType"] == "complete"
-    for meta in ({}, {"io.modelcontextprotocol/protocolVersion": "x"}):
-        [(_, refusal)] = script.client(call(2, "mcpkeep", _meta=meta))  # type: ignore[misc]
+    version: Json = {"io.modelcontextprotocol/protocolVersion": "x"}
+    for meta in ({}, version):
+        refusal = told(script.client(call(2, "mcpkeep", _meta=meta)))
         assert (refusal["id"], refusal["error"]["code"]) == (2, -32602)
 
 
@@ -443,7 +446,7 @@ def test_a_modern_client_hears_notices_only_while_a_request_asks_for_them() -> N
 def test_our_own_modern_requests_carry_the_envelope_and_nothing_of_one_request() -> None:
     script = Script()
     script.attach(1)
-    extra = {"io.modelcontextprotocol/logLevel": "debug", "progressToken": 7, "other": 1}
+    extra: Json = {"io.modelcontextprotocol/logLevel": "debug", "progressToken": 7, "other": 1}
     script.client(modern(0, "server/discover", **extra))
     script.child(1, result(0, {"supportedVersions": [], "capabilities": FULL}))
     script.client(modern(1, "tools/call", {"name": "echo"}))

@@ -1,9 +1,9 @@
-"""The relay under arbitrary interleavings of a client, honest and dishonest children, crashes and replacements."""
+"""The relay under arbitrary interleavings of a client, honest and odd children, crashes and replacements."""
 
 from typing import Any
 
 import msgspec
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -47,7 +47,7 @@ from tests.protocol.relay_script import (
 )
 from tests.protocol.relay_script import initialize as initialize_request
 
-TOOLS = (
+TOOLS: tuple[list[Json], ...] = (
     [{"name": "safe", "inputSchema": {}, "annotations": {"readOnlyHint": True}}, {"name": "risky"}],
     [{"name": "safe", "inputSchema": {}, "annotations": {"readOnlyHint": True}}],
     [],
@@ -584,7 +584,6 @@ class RelayMachine(RuleBasedStateMachine):
         link = relay._succession.serving
         assert link.generation == child.generation and list(relay._links) == [child.generation]
         assert (link.own, relay._minted._asked, relay.calls.held_bytes) == ({}, {}, 0)
-        assert {generation for generation, _ in relay._takeover._pages} <= {child.generation}
         assert (link.is_open, link.is_ready, link.is_draining) == (True, True, False)
         assert link.sent == child.sent == child.read
         assert (child.level, child.uris) == (self.level, self.uris)
@@ -596,5 +595,11 @@ class RelayMachine(RuleBasedStateMachine):
 def test_whatever_happens_each_request_is_answered_once_and_nothing_is_left_behind() -> None:
     run_state_machine_as_test(  # pyright: ignore[reportUnknownArgumentType]
         RelayMachine,
-        settings=settings(max_examples=100, stateful_step_count=50, deadline=None, print_blob=True),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=50,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
     )

@@ -20,10 +20,12 @@ from tests.protocol.relay_script import (
     lost,
     modern,
     notice,
+    only,
     request,
     result,
     to_child,
     to_client,
+    told,
     tool,
 )
 
@@ -157,8 +159,8 @@ def test_a_candidate_from_before_the_handshake_is_opened_when_it_comes_to_serve(
     script.attach(2)
     script.child(1, result(0, initialized()))
     assert script.client(READY) == [("child 1", READY)]
-    [(_, opening), drained] = script.promote(2)  # type: ignore[misc]
-    assert opening["own"] == "initialize" and drained == ChildDrained(1)
+    events = script.promote(2)
+    assert [m["own"] for m in to_child(events, 2)] == ["initialize"] and effects(events) == [ChildDrained(1)]
     assert script.client(call(1)) == []
     events = script.answer(2, "initialize", initialized())
     assert to_child(events, 2)[:2] == [READY, call(1)]
@@ -290,7 +292,7 @@ def test_a_cut_line_is_sent_whole_and_what_came_before_it_is_lost() -> None:
 def test_the_error_of_a_lost_call_tells_how_the_server_ended_and_what_to_do() -> None:
     script = Script.legacy().listed(RISKY)
     script.client(call(5))
-    [(_, answer)] = script.exit(1)  # type: ignore[misc]
+    answer = told(script.exit(1))
     assert answer["error"] == {
         "code": -32603,
         "message": "the MCP server was killed by SIGKILL before it answered tools/call 'echo'. "
@@ -389,7 +391,7 @@ def test_a_candidates_noise_is_dropped_and_its_requests_are_not() -> None:
     assert script.child(2, notice("notifications/tools/list_changed")) == []
     assert script.child(2, notice("notifications/progress", {"progressToken": 1, "progress": 1})) == []
     assert script.child(2, request(1, "ping")) == [("child 2", result(1))]
-    [(to, asked)] = script.child(2, request(1, "roots/list"))  # type: ignore[misc]
+    to, asked = only(script.child(2, request(1, "roots/list")))
     assert to == "client"
     assert script.client(result(asked["id"], {"roots": []})) == [("child 2", result(1, {"roots": []}))]
 
@@ -559,7 +561,7 @@ def test_what_waits_for_too_long_is_answered_with_the_reason() -> None:
     script.client(call(1))
     assert script.relay.deadline() == 10
     assert script.tick(9.9) == []
-    [(_, answer)] = script.tick(10)  # type: ignore[misc]
+    answer = told(script.tick(10))
     assert brief(answer) == lost(1, "child_unavailable", retryable=True)
     assert answer["error"]["data"]["stderr_tail"] == ["Traceback", "boom"]
     assert script.relay.deadline() is None
@@ -570,7 +572,7 @@ def test_an_unavailable_server_is_told_at_once_and_recovery_serves_again() -> No
     script.exit(1)
     script.client(call(1))
     assert list(map(brief, to_client(script.unavailable()))) == [lost(1, "child_unavailable", retryable=True)]
-    [(_, answer)] = script.client(call(2))  # type: ignore[misc]
+    answer = told(script.client(call(2)))
     assert answer["error"]["message"] == "It is broken. Mend it."
     script.opened(2)
     assert script.client(call(3)) == [("child 2", call(3))]
@@ -579,7 +581,7 @@ def test_an_unavailable_server_is_told_at_once_and_recovery_serves_again() -> No
 def test_initialize_of_a_server_that_cannot_start_is_answered_with_the_reason() -> None:
     script = Script()
     script.client(initialize())
-    [(_, answer)] = script.unavailable()  # type: ignore[misc]
+    answer = told(script.unavailable())
     assert brief(answer) == lost(0, "child_unavailable", retryable=True)
 
 
@@ -587,7 +589,7 @@ def test_the_tools_are_listed_from_memory_while_no_server_can_come_up() -> None:
     script = Script.legacy().listed(RISKY)
     script.exit(1)
     script.unavailable()
-    [(_, answer)] = script.client(request(1, "tools/list"))  # type: ignore[misc]
+    answer = told(script.client(request(1, "tools/list")))
     assert [t["name"] for t in answer["result"]["tools"]] == ["echo", "mcpkeep"]
 
 
@@ -605,14 +607,14 @@ def test_what_an_old_child_leaves_behind_when_no_other_will_come_is_answered_at_
 
 def test_what_a_dead_child_had_asked_is_cancelled_and_late_answers_are_dropped() -> None:
     script = Script.legacy()
-    [(_, asked)] = script.child(1, request(1, "sampling/createMessage", {}))  # type: ignore[misc]
+    asked = told(script.child(1, request(1, "sampling/createMessage", {})))
     assert asked["id"] != 1 and not str(asked["id"]).isdigit()
     reason = "the MCP server was killed by SIGKILL"
     assert script.exit(1) == [
         ("client", notice("notifications/cancelled", {"requestId": asked["id"], "reason": reason}))
     ]
     script.opened(2)
-    [(_, again)] = script.child(2, request(1, "sampling/createMessage", {}))  # type: ignore[misc]
+    again = told(script.child(2, request(1, "sampling/createMessage", {})))
     assert script.client(result(asked["id"])) == []
     assert script.client(result(again["id"])) == [("child 2", result(1))]
 
@@ -624,10 +626,10 @@ def test_a_request_state_goes_to_its_child_while_that_lives_and_is_refused_after
     script.opened(2)
     script.promote(2)
     back = modern(2, "tools/call", {"name": "echo", "requestState": "sealed"})
-    assert script.client(modern(9, "tools/call", {"name": "echo"}))[0][0] == "child 2"  # type: ignore[index]
+    assert to_child(script.client(modern(9, "tools/call", {"name": "echo"})), 2) != []
     script.exit(1, planned=True)
     back = modern(3, "tools/call", {"name": "echo", "requestState": "sealed"})
-    [(_, answer)] = script.client(back)  # type: ignore[misc]
+    answer = told(script.client(back))
     assert brief(answer) == lost(3, "child_replaced", retryable=True)
     assert "without `requestState`" in answer["error"]["message"]
 
@@ -855,7 +857,7 @@ def test_the_next_error_that_names_a_gone_tool_says_so_once() -> None:
     script.opened(2)
     script.answer(2, "tools/list", {"tools": []})
     script.client(call(1, "a"), call(2, "a"))
-    [(_, answer)] = script.child(2, failure(1, message="Unknown tool"))  # type: ignore[misc]
+    answer = told(script.child(2, failure(1, message="Unknown tool")))
     text = "The MCP server was replaced and no longer offers 'a'; ask for tools/list again."
     assert answer["error"]["message"] == f"Unknown tool {text}"
     assert script.child(2, failure(2)) == [("client", failure(2))]
@@ -868,7 +870,7 @@ def test_a_failed_result_that_names_a_gone_tool_says_so_too(content: object) -> 
     script.opened(2)
     script.answer(2, "tools/list", {"tools": []})
     script.client(call(1, "a"))
-    [(_, answer)] = script.child(2, result(1, {"isError": True, "content": content}))  # type: ignore[misc]
+    answer = told(script.child(2, result(1, {"isError": True, "content": content})))
     assert "no longer offers 'a'" in answer["result"]["content"][-1]["text"]
 
 
