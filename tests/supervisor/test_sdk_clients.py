@@ -4,6 +4,7 @@ With MCPKEEP_TEST_DIRECT=1 mcpkeep is left out, and what only it can do: so the 
 """
 
 import os
+import select
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -65,8 +66,9 @@ class Told:
             self._wake()
 
     async def log(self, params: LoggingMessageNotificationParams) -> None:
-        self.logs.append(params.data)
-        self._wake()
+        if params.logger != "mcpkeep":
+            self.logs.append(params.data)
+            self._wake()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(LIMIT):
@@ -136,6 +138,14 @@ async def begun(fifo: Path) -> int:
     """Wait until the server waits in the FIFO; closing what is returned lets it answer."""
     with anyio.fail_after(LIMIT):
         return await anyio.to_thread.run_sync(os.open, fifo, os.O_WRONLY, abandon_on_cancel=True)
+
+
+async def unread(fd: int) -> None:
+    """Wait until no process reads from this FIFO any more."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    with anyio.fail_after(LIMIT):
+        await anyio.to_thread.run_sync(poll.poll, abandon_on_cancel=True)
 
 
 async def exercise(client: Client, told: Told) -> dict[str, object]:
@@ -326,6 +336,7 @@ async def test_a_read_only_call_that_the_killed_server_had_taken_is_made_again(
             tasks.start_soon(wait)
             first = await begun(fifo)
             await kill(client)
+            await unread(first)
             os.close(first)
             os.close(await begun(fifo))
         assert said == ["the second server"]
