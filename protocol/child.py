@@ -270,7 +270,7 @@ ChildEvent = (
 
 # Effects. Orders to the relay are effects too; they stand in `switch.py`.
 
-Level = Literal["info", "warning", "error"]
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class SpawnChild(msgspec.Struct, frozen=True, tag="child.spawn"):

@@ -21,6 +21,7 @@ from mcpkeep.protocol.child import (
     DeadlinePassed,
     Exited,
     KillProcess,
+    Level,
     Notify,
     ReplaceMode,
     RestartChild,
@@ -251,7 +252,9 @@ def _ready(child: Child, event: ChildReady, moment: Moment) -> Result:
             old = replace(old, stage=Stage.DRAINING, deadline=deadline)
         child = replace(child, leaving=(*child.leaving, old))
     promoted = (ChildPromoted(run.generation),) if run.promote else ()
-    notice = Notify("info", f"{child.command} is ready (child {run.generation})")
+    # The client knows of the first one: it has just opened its session with it.
+    level: Level = "info" if run.generation > 1 else "debug"
+    notice = Notify(level, f"{child.command} is ready (child {run.generation})")
     child, answers = _answer(child, RestartDone(run.generation))
     return child, (*promoted, *answers, notice)
 
