@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcpkeep.protocol.errors import SpawnError
@@ -22,12 +23,10 @@ def run(options: "RunOptions") -> int:
     sys.stdout = sys.stderr
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
-    try:
+    with suppress(SpawnError):  # the child actor meets it again, and tells the client
         first = spawn_child(
             options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
         )
-    except SpawnError:
-        pass  # the child actor meets it again, and tells the client
     watcher = Watcher(run_id)
     from mcpkeep.supervisor.tree import serve
 
