@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from mcpkeep.protocol.jsonrpc import INTERNAL_ERROR, RequestId, encode_error
+from mcpkeep.protocol.jsonrpc import INTERNAL_ERROR, JsonObject, RequestId, encode_error
 from mcpkeep.protocol.mcp import Loss
 from mcpkeep.protocol.switch import Exit, describe_exit
 
@@ -53,6 +53,10 @@ class Call(msgspec.Struct, gc=False):
     attempts: int = 0
     first_page: bool = False
     """It lists without a cursor."""
+    honoured: JsonObject | None = None
+    """What the acknowledgement of this `subscriptions/listen` promised the client; None until it has one."""
+    bound: int = 0
+    """The only child that can answer it, having minted the `requestState` it carries; 0 for none."""
 
 
 class Verdict(enum.Enum):
