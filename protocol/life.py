@@ -148,7 +148,8 @@ def _spawn(child: Child, moment: Moment) -> Result:
 def _answer(child: Child, outcome: RestartOutcome) -> Result:
     if not child.restart:
         return child, ()
-    return replace(child, restart=False), (AnswerRestart(outcome),)
+    failed = outcome.reason if isinstance(outcome, RestartFailed) else None
+    return replace(child, restart=False, restart_failed=failed), (AnswerRestart(outcome),)
 
 
 def _how(run: Run, exit_: Exit) -> str:

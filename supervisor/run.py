@@ -1,6 +1,8 @@
 """`mcpkeep run` up to its first child: that is spawned before anything slow is imported."""
 
+import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,6 +23,8 @@ def run(options: "RunOptions") -> int:
     Nothing but JSON-RPC goes to stdout from here on, whoever prints.
     """
     sys.stdout = sys.stderr
+    gc.disable()  # what is imported stays; the tree turns it on again
+    _mend_inheritance()
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
     with suppress(SpawnError):  # the child actor meets it again, and tells the client
@@ -28,9 +32,22 @@ def run(options: "RunOptions") -> int:
             options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
         )
     watcher = Watcher(run_id)
-    from mcpkeep.supervisor.tree import serve
-
     try:
+        from mcpkeep.supervisor.tree import serve
+
         return serve(options, run_id, first)
+    except KeyboardInterrupt:  # before the tree takes signals
+        return 128 + signal.SIGINT
     finally:
         watcher.close()
+
+
+def _mend_inheritance() -> None:
+    """Undo what a parent left: exit codes that nobody can ask for, blocked signals, missing stdio."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # else the next pipe would become somebody's stdout
+            os.open(os.devnull, os.O_RDWR)

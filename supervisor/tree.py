@@ -3,10 +3,9 @@
 import gc
 import logging
 import os
-import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import anyio
 
@@ -33,7 +32,6 @@ __all__ = ["serve"]
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = logging.getLogger("mcpkeep")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -47,7 +45,10 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     for warning in options.warnings:
         _log.warning(warning)
     try:
-        return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
+return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
+    except Exception:
+        _log.critical("mcpkeep ends by a bug of its own", exc_info=True)
+        return 1
     finally:
         logs.close()
 
@@ -63,6 +64,7 @@ class _Tree:
         self._done = anyio.Event()
         self._code = 0
         settings = options.settings
+        self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
         self._relay = Relay(
             own_tools=(KEEP_TOOL,),
             settings=RelaySettings(
@@ -96,19 +98,19 @@ class _Tree:
             host=self._host,
             relay=self._actor,
             notify=self._notify,
-            chance=random.random,
+            chance=_chance,
         )
         keep = KeepTool(
             child=self._child,
             relay_status=self._relay.status,
             stderr_lines=self._host.stderr_lines,
             about=self._about,
-            restart_limit=settings.child.start_limit + settings.child.drain_grace + 10,
+            restart_limit=self._restart_limit,
         )
         self._tools = Toolbox((KEEP_TOOL, keep.call), on_bug=self._log_bug)
 
     async def run(self) -> int:
-        client = FdWire(
+        self._client = client = FdWire(
             0,
             1,
             on_data=self._actor.client_data,
@@ -122,8 +124,10 @@ class _Tree:
             await actors.start(self._actor.run, self._tools)
             await actors.start(self._child.run)
             await client.open()
-            gc.collect()
             gc.freeze()
+            gc.enable()
+            for start in self._extras():
+                actors.start_soon(start)
             await self._done.wait()
             self._child.stop()
             await self._child.stopped()
@@ -133,8 +137,43 @@ class _Tree:
         client.close()
         return self._code
 
+    def _extras(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+        """What runs only where it is configured, and is imported only then."""
+        table: tuple[tuple[object, Callable[[], Coroutine[None, None, None]]], ...] = (
+            (self._options.settings.limits.memory, self._watch_memory),
+            (self._options.watch, self._watch_files),
+        )
+        return [start for configured, start in table if configured]
+
+    async def _watch_memory(self) -> None:
+        from mcpkeep.actors.memory import watch_memory
+        from mcpkeep.supervisor.memory import TreeMeter
+
+        await watch_memory(
+            child=self._child,
+            meter=TreeMeter(),
+            limit=self._options.settings.limits.memory,
+            notify=self._notify,
+            restart_limit=self._restart_limit,
+        )
+
+    async def _watch_files(self) -> None:
+        from mcpkeep.actors.watcher import watch_files
+        from mcpkeep.supervisor.changes import WatchedFiles
+
+        options = self._options
+        changes = WatchedFiles(
+            options.watch,
+            quiet=options.settings.watch.debounce,
+            ignore=(options.log_file,) if options.log_file else (),
+        )
+        await watch_files(child=self._child, changes=changes, restart_limit=self._restart_limit)
+
     async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*_ENDING, signal.SIGUSR1, signal.SIGUSR2) as signals:
+        ending = [signal.SIGTERM]
+        # nohup, and shells that start a job in the background, ignore these for us.
+        ending += [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+        with anyio.open_signal_receiver(*ending, signal.SIGUSR1, signal.SIGUSR2) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGUSR2:
@@ -144,6 +183,7 @@ class _Tree:
                     self._notify(Notify("warning", "SIGUSR1: there is no former release to go back to"))
                 elif self._done.is_set():
                     _log.warning("%s again: leaving at once", signal.Signals(number).name)
+                    self._client.close()  # puts the terminal's or pipe's mode back
                     os._exit(128 + number)
                 else:
                     _log.info("%s: leaving", signal.Signals(number).name)
@@ -187,6 +227,10 @@ def _child_settings(options: RunOptions) -> ChildSettings:
         stop_term=child.stop_term,
         start_limit=child.start_limit,
     )
+
+
+def _chance() -> float:
+    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def _log_relay(logged: Logged) -> None:

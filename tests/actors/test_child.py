@@ -199,6 +199,7 @@ async def test_the_first_child_is_spawned_and_attached_before_the_actor_reports_
             uptime=status.uptime,
             restarts=0,
             last_exit=None,
+            restart_failed=None,
             retry_in=None,
             candidate=None,
             leaving=(),
