@@ -1,4 +1,4 @@
-"""Bringing a child to where the client's session stands, and learning what it offers, by requests of our own."""
+"""Bringing a child to where the client's session stands, and learning what it offers, by our own requests."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from mcpkeep.protocol.standing import Standing
 __all__ = ["Takeover"]
 
 _MAX_PAGES = 100
-"""A list with more pages than this is taken as changed: a server that never ends one must not keep us asking."""
+"""A list with more pages than this is taken as it is: a server that never ends one keeps nobody asking."""
 
 
 class Takeover:
@@ -34,7 +34,7 @@ class Takeover:
         self._pages: dict[tuple[int, str], int] = {}
 
     def open(self, link: Link) -> None:
-        """Begin with a new child: in the client's own era, since a child is locked to that of its first request.
+        """Begin with a new child in the client's own era: it is locked to that of its first request.
 
         A modern child is open at once, since each request carries all it needs. A legacy one is open once it
         has answered the replayed `initialize`; before the client has an answer to its own, that one goes out

@@ -45,7 +45,7 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     for warning in options.warnings:
         _log.warning(warning)
     try:
-return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
+        return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
     except Exception:
         _log.critical("mcpkeep ends by a bug of its own", exc_info=True)
         return 1

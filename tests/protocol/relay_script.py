@@ -232,4 +232,9 @@ def brief(message: Json) -> Json:
     error = message["error"]
     data = error["data"]
     assert set(data) == {"reason", "retryable", "exit_code", "signal", "stderr_tail"}
-    return {"id": message["id"], "code": error["code"], "reason": data["reason"], "retryable": data["retryable"]}
+    return {
+        "id": message["id"],
+        "code": error["code"],
+        "reason": data["reason"],
+        "retryable": data["retryable"],
+    }
