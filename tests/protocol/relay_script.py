@@ -94,8 +94,13 @@ def discovered(capabilities: Json | None = None) -> Json:
     return {"supportedVersions": [MODERN], "capabilities": FULL if capabilities is None else capabilities}
 
 
+def acknowledged(id_: int | str = "L", **honoured: object) -> Json:
+    meta = {"io.modelcontextprotocol/subscriptionId": id_}
+    return notice("notifications/subscriptions/acknowledged", {"notifications": honoured, "_meta": meta})
+
+
 class Script:
-    """`seen` is what has happened since it was last taken; each step takes it."""
+    """Each step returns what it caused, in the order client, children, effects."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("health", HealthSettings(after_idle=0))
