@@ -5,6 +5,7 @@ passed on and its answer passed back: one decode, one table entry, the same byte
 exists so that the client does not notice when the child is another one.
 """
 
+import re
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -29,8 +30,9 @@ from mcpkeep.protocol.jsonrpc import (
     encode_result,
     split_batch,
 )
+from mcpkeep.protocol.lane import Lane
 from mcpkeep.protocol.link import Link, Purpose
-from mcpkeep.protocol.listens import Listens
+from mcpkeep.protocol.listens import acknowledge, listens_changed, listens_updated
 from mcpkeep.protocol.listing import Listing, ListingChange
 from mcpkeep.protocol.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
 from mcpkeep.protocol.minted import Minted
@@ -45,9 +47,14 @@ from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolCalled, ToolResult, en
 __all__ = ["Relay", "RelaySettings", "RelayStatus"]
 
 _SETTING = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
-_NOTED = frozenset({"initialize", "server/discover", "subscriptions/listen", *LIST_KINDS}) | _SETTING
+_NOTED = frozenset({"initialize", "server/discover", *LIST_KINDS}) | _SETTING
 """The methods whose answers say something of the session, or are not passed on as they are."""
 
+_SERVED_FOR = {"logging/setLevel": "logging", "tools/list": "tools"}
+"""What we announce whether or not the child has it, and by which capability that shows."""
+
+_OBJECT = re.compile(rb'\s*\{\s*["}]')
+_MESSAGE = re.compile(rb'\{\s*"(?:jsonrpc|id|method|params|result|error)"\s*:')
 _LIST_CHANGED = frozenset(kind.changed for kind in LIST_KINDS.values())
 _BINDING_LIMIT = 10_000
 """Request states and task ids remembered; beyond, the oldest are forgotten and go to the serving child."""
@@ -90,19 +97,20 @@ class Relay:
         self._settings = settings
         self._own_prefix = own_prefix
         self._standing = Standing()
-        self._listens = Listens()
         self._minted = Minted()
         self._health = Health(settings.health)
+        self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
         self._succession = Succession(
             self.output,
             calls=self.calls,
             opening=self.opening,
-            listing=self.listing,
             standing=self._standing,
             minted=self._minted,
             health=self._health,
             takeover=self._takeover,
+            lane=self.lane,
+            tell_change=self._tell_change,
         )
         self._links = self._succession.links
         self._table = self.calls.table
@@ -155,7 +163,7 @@ class Relay:
         if (
             link is not None
             and link.is_open
-            and not (self._succession.holding and link is self._succession.serving)
+            and (call.bound or not (self._succession.holding and link is self._succession.serving))
         ):
             self.calls.send(call, link)
             if method == "tools/call" and params.name not in self.listing.tools:
@@ -174,13 +182,15 @@ class Relay:
 
     def _bound_link(self, call: Call, params: Params) -> Link | None:
         """The child that minted the state or task which this request names, while it lives."""
-        bound = self._bound.get(params.request_state or params.task_id or "")
-        if bound is not None and bound in self._links:
-            return self._links[bound]
-        if bound is not None and params.request_state is not None:
-            advice = "The MCP server that asked for more input was replaced: send it without `requestState`."
-            self.calls.fail_replaced(call, advice)
-        return self._succession.serving
+        bound = self._bound.get(params.request_state or params.task_id or "", 0)
+        link = self._links.get(bound)
+        if link is not None and link.is_drained:
+            link = None
+        if bound and params.request_state is not None:
+            call.bound = bound
+            if link is None:
+                self.calls.fail_bound(call)
+        return link or self._succession.serving
 
     def _answers_itself(self, call: Call, params: Params) -> bool:
         """Note what this request says of the session; answer it here if it is not for the child."""
@@ -195,31 +205,29 @@ class Relay:
                 self.opening.client_requests(decode_message(call.frame).params)
             case "logging/setLevel":
                 call.subject = params.level
-                self._repeat_setting(call, "level")
                 if capabilities is not None and "logging" not in capabilities:
-                    self._standing.note(call)
+                    self._set(call)
                     answer = Raw(b"{}")
-            case "resources/subscribe" | "resources/unsubscribe":
-                call.subject = params.uri
-                self._repeat_setting(call, "uri")
-            case "resources/read":
+            case "resources/subscribe" | "resources/unsubscribe" | "resources/read":
                 call.subject = params.uri
             case method if method in LIST_KINDS:
                 call.first_page = params.cursor is None
                 if not call.first_page:
                     call.loss = Loss.ERROR
                 elif method == "tools/list" and capabilities is not None and "tools" not in capabilities:
-                    answer = self.listing.from_memory(self.opening.era)
+                    answer = self.listing.without_child(self.opening.era)
             case _:
                 pass
         if answer is not None:
             self.output.client.append(encode_result(call.id, answer))
         return answer is not None
 
-    def _repeat_setting(self, call: Call, name: str) -> None:
-        """During an overlap, what the client sets holds for all children."""
+    def _set(self, call: Call) -> None:
+        """What the client has set at one child holds for all, those that are open now and those to come."""
+        self._standing.note(call)
+        name = "level" if call.method == "logging/setLevel" else "uri"
         for link in self._links.values():
-            if link is not self._succession.serving and link.is_open:
+            if link.generation != call.generation and link.is_open:
                 self._takeover.repeat(link, call.method, {name: call.subject})
 
     def _call_own(self, call: Call) -> None:
@@ -240,7 +248,6 @@ class Relay:
             case "notifications/cancelled":
                 call = self.calls.cancel(params.request_id)
                 if call is not None:
-                    self._listens.end(call.id)
                     targets = [link for link in self._links.values() if link.generation == call.generation]
             case "notifications/progress":
                 answer = self._minted.client_progress(params.progress_token, line)
@@ -270,13 +277,19 @@ class Relay:
 
     def _bad_client_line(self, line: bytes, error: ProtocolError, now: float) -> None:
         batch = split_batch(line)
-        if batch:
-            for item in batch:
+        for item in batch or ():
+            if item.startswith(b"["):  # not split again: nested batches would nest our calls as deep
+                self._refuse_client_line(item, error)
+            else:
                 self.from_client([item], now)
-            return
+        if not batch:
+            self._refuse_client_line(line, error)
+
+    def _refuse_client_line(self, line: bytes, error: ProtocolError) -> None:
         scanner = IdScanner()
         scanner.feed(line)
-        code = PARSE_ERROR if scanner.id is None and batch is None else INVALID_REQUEST
+        is_batch = line.lstrip().startswith(b"[") and split_batch(line) is not None
+        code = PARSE_ERROR if scanner.id is None and not is_batch else INVALID_REQUEST
         text = f"the client's message cannot be carried: {error}"
         self.output.client.append(encode_error(scanner.id, code, text))
 
@@ -320,6 +333,8 @@ class Relay:
                 line = self._note_answer(call, line)
             if result.request_state is not None or result.task is not None:
                 self._bind(result, link)
+        elif call.method in _SERVED_FOR:
+            line = self._serve_for(call, link, line)
         if call.subject in self.listing.gone:
             line = self.listing.tell_gone(call, line)
         self.output.client.append(line)
@@ -339,10 +354,7 @@ class Relay:
     def _note_answer(self, call: Call, line: bytes) -> bytes:
         """Remember what this answer says of the session; the frame as the client gets it."""
         if call.method in _SETTING:
-            self._standing.note(call)
-            return line
-        if call.method == "subscriptions/listen":
-            self._listens.end(call.id)
+            self._set(call)
             return line
         result = decode_message(line).result
         if call.method in LIST_KINDS:
@@ -352,6 +364,17 @@ class Relay:
         else:
             page = self.opening.child_answers(result)
         return line if page is result else encode_result(call.id, page)
+
+    def _serve_for(self, call: Call, link: Link, line: bytes) -> bytes:
+        """A request that waited for this child, which cannot answer it: what we announced, we serve."""
+        if link.capabilities is None or _SERVED_FOR[call.method] in link.capabilities:
+            return line
+        if call.method == "logging/setLevel":
+            self._set(call)
+            return encode_result(call.id, Raw(b"{}"))
+        if not call.first_page:
+            return line
+        return encode_result(call.id, self.listing.without_child(self.opening.era))
 
     def _bind(self, result: Result, link: Link) -> None:
         """The client's next request about this belongs to the child that minted it."""
@@ -376,13 +399,21 @@ class Relay:
                 else:
                     self.output.effects.append(ChildRefused(link.generation, refusal))
             case Purpose.LIST:
-                change = self._takeover.listed(link, own, head, line)
-                if change is not None and link is self._succession.serving:
-                    self._tell_change(change)
+                if link is self._succession.serving:
+                    self._tell_change(self._takeover.listed(link, own, head, line))
             case Purpose.STANDING | Purpose.HEALTH:
                 pass
             case _:
                 assert_never(own.purpose)
+
+    def _own_lost(self, link: Link, id_: RequestId | None, what: str) -> None:
+        """The child answered our own request with what cannot be carried."""
+        own = link.own.pop(id_, None) if isinstance(id_, str) else None
+        if own is not None and own.purpose is Purpose.OPEN:
+            reason = f"it answers the opening request with {what}"
+            self.output.effects.append(ChildRefused(link.generation, reason))
+        elif own is not None and own.compare and link is self._succession.serving:
+            self._tell_change(self.listing.unknown(own.method))
 
     def _child_notifies(self, link: Link, method: str, params: Params, line: bytes) -> None:
         serves = link is self._succession.serving or link.is_draining
@@ -424,8 +455,8 @@ class Relay:
         call = self._table.get(id_) if id_ is not None else None
         if call is None or call.generation != link.generation:
             return
-        frame = self._listens.acknowledge(call, line)
-        self.output.client += [frame] if frame is not None else self._listens.updated(call.id)
+        frame = acknowledge(call, line)
+        self.output.client += [frame] if frame is not None else listens_updated(call)
 
     def _child_requests(self, link: Link, id_: RequestId, method: str, params: Params, line: bytes) -> None:
         if method == "ping":
@@ -447,22 +478,24 @@ class Relay:
             self._replace_answer(link, call, Reason.TOO_LARGE, f"The answer to {call.method} is {what}.")
         elif frame.id is None:
             self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
-        elif isinstance(frame.id, str) and frame.id in link.own:
-            if link.own.pop(frame.id).purpose is Purpose.OPEN:
-                self.output.effects.append(ChildRefused(link.generation, f"it answers with {what}"))
+        else:
+            self._own_lost(link, frame.id, what)
 
     def _bad_child_line(self, link: Link, line: bytes, error: ProtocolError, now: float) -> None:
         """Carry what can be read after all: a batch, or a message behind a BOM or a printed text."""
+        shown = f"the server wrote a line of {len(line)} bytes that is no message ({error}): {line[:200]!r}"
         batch = split_batch(line)
         if batch:
             for item in batch:
-                self.from_child(link.generation, [item], now)
+                if item.startswith(b"["):
+                    self.output.log("warning", shown)
+                else:
+                    self.from_child(link.generation, [item], now)
             return
-        shown = f"the server wrote a line of {len(line)} bytes that is no message ({error}): {line[:200]!r}"
-        start = line.find(b'{"')
-        if start > 0 and b'"jsonrpc"' in line:
+        start = None if _OBJECT.match(line) else _MESSAGE.search(line)
+        if start is not None:
             self.output.log("warning", f"{shown}; the message in it is carried")
-            self.from_child(link.generation, [line[start:]], now)
+            self.from_child(link.generation, [line[start.start() :]], now)
             return
         self.output.log("warning", shown)
         scanner = IdScanner()
@@ -471,6 +504,8 @@ class Relay:
         if call is not None and call.generation == link.generation and not scanner.is_request:
             text = f"The MCP server's answer to {call.method} is not valid JSON-RPC ({error})."
             self._replace_answer(link, call, Reason.INVALID, text)
+        elif not scanner.is_request:
+            self._own_lost(link, scanner.id, f"a line that is no message ({error})")
 
     def _replace_answer(self, link: Link, call: Call, reason: Reason, text: str) -> None:
         self.calls.remove(call)
@@ -483,12 +518,14 @@ class Relay:
         """What the child actor decided."""
         self._succession.order(order, now)
 
-    def _tell_change(self, change: ListingChange) -> None:
+    def _tell_change(self, change: ListingChange | None) -> None:
+        if change is None:
+            return
         if self.opening.era is Era.LEGACY:
             if change.kind.capability in self.opening.capabilities:
                 self.output.client.append(encode_notification(change.kind.changed))
         else:
-            self.output.client += self._listens.changed(change.kind)
+            self.output.client += listens_changed(self.calls, change.kind)
         parts = [
             f"{word} {', '.join(names)}"
             for word, names in (

@@ -50,8 +50,9 @@ class Takeover:
 
     def opened(self, link: Link, head: Head, line: bytes) -> str | None:
         """The child has answered our opening request: bring it level. Why it cannot take over, or None."""
-        if head.error is not UNSET:
-            return f"it answers the opening request with the error {bytes(head.error).decode()}"
+        if head.result is None:
+            error = bytes(head.error)[:500] if head.error is not UNSET else b""
+            return f"it answers the opening request with the error {error.decode(errors='replace')}"
         result = decode_message(line).result
         if (refusal := self._opening.refusal_of(result)) is not None:
             return refusal
@@ -66,14 +67,22 @@ class Takeover:
 
     def repeat(self, link: Link, method: str, params: Mapping[str, object]) -> None:
         """Tell a second child what the client has just set at the first."""
+        if method == "logging/setLevel" and "logging" not in (link.capabilities or {"logging"}):
+            return
         self._ask(link, Purpose.STANDING, method, self._opening.own_params(params))
 
-    def list_again(self, link: Link) -> None:
-        """Ask for all lists that the client was given, to compare."""
+    def list_again(self, link: Link) -> list[ListingChange]:
+        """Ask for all lists that the client was given, to compare; what changed where the child has none."""
+        changes: list[ListingChange] = []
         for method in self._listing.given_methods():
             kind = LIST_KINDS[method]
             if link.capabilities is None or kind.capability in link.capabilities:
                 self._ask_list(link, method, compare=True)
+                continue
+            self._listing.fresh_page(method, Raw(b"{}"), first=True)
+            if (change := self._listing.compare(method)) is not None:
+                changes.append(change)
+        return changes
 
     def learn_tools(self, link: Link) -> None:
         """Ask for the tools once, so that their annotations are known."""
@@ -88,9 +97,13 @@ class Takeover:
         if own.first_page:
             page = 1
         self._pages[link.generation, own.method] = page
-        result = decode_message(line).result if head.error is UNSET else Raw(b"{}")
-        cursor = self._listing.fresh_page(own.method, result, first=own.first_page)
-        if cursor is not None and page < _MAX_PAGES:
+        cursor: str | None = None
+        if head.result is not None and page <= _MAX_PAGES:
+            result = decode_message(line).result
+            cursor = self._listing.fresh_page(own.method, result, first=own.first_page)
+        elif own.compare:
+            return self._listing.unknown(own.method)
+        if cursor is not None:
             self._ask_list(link, own.method, compare=own.compare, cursor=cursor)
             return None
         return self._listing.compare(own.method) if own.compare else None

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcpkeep.protocol.errors import SpawnError
@@ -26,12 +27,10 @@ def run(options: "RunOptions") -> int:
     _mend_inheritance()
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
-    try:
+    with suppress(SpawnError):  # the child actor meets it again, and tells the client
         first = spawn_child(
             options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
         )
-    except SpawnError:
-        pass  # the child actor meets it again, and tells the client
     watcher = Watcher(run_id)
     try:
         from mcpkeep.supervisor.tree import serve

@@ -22,6 +22,7 @@ from mcpkeep.protocol.restart import RestartPolicy, RestartType
 from mcpkeep.supervisor.app import version
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.options import RunOptions
 from mcpkeep.supervisor.process import Spawned
 from mcpkeep.supervisor.wire import FdWire
@@ -44,7 +45,7 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     for warning in options.warnings:
         _log.warning(warning)
     try:
-        return anyio.run(_serve, options, run_id, first, backend_options={"use_uvloop": True})
+        return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
     except Exception:
         _log.critical("mcpkeep ends by a bug of its own", exc_info=True)
         return 1
