@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.framing import Frame, LineSplitter
@@ -62,6 +63,7 @@ class _Peer:
         self.lines = LineSplitter(limit)
         self.early: list[Frame] | None = []
         """What it wrote before the relay was told of it; None from then on."""
+        self.early_size = 0
 
 
 class RelayActor:
@@ -147,6 +149,9 @@ class RelayActor:
         frames = peer.lines.feed(data)
         if peer.early is not None:
             peer.early += frames
+            peer.early_size += len(data)
+            if peer.early_size > HIGH_WATER:
+                peer.wire.pause_reading()
             return
         now = self._clock()
         if (passed := self._relay.lane.answers(generation, frames, now)) and self._client is not None:
@@ -178,6 +183,8 @@ class RelayActor:
                 self._relay.from_child(generation, peer.lines.end(), now)
             case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
                 early, peer.early = peer.early or [], None
+                if peer.early_size > HIGH_WATER and not self._paused_children:
+                    peer.wire.resume_reading()
             case _:
                 pass
         self._relay.order(order, now)
@@ -231,7 +238,7 @@ class RelayActor:
         if self._armed is None or self._relay.calls.held_bytes:
             self._rearm()
             keeps_up &= self._relay.calls.held_bytes <= HELD_LIMIT
-        if not keeps_up:
+        if not keeps_up or self._paused_client:
             self._balance()
 
     def _rearm(self) -> None:
@@ -261,10 +268,11 @@ class RelayActor:
             case Logged():
                 self._log(effect)
             case ToolCalled(call):
-                self._start(partial(self._serve, call))
+                scope = self._running[call.id] = anyio.CancelScope()
+                self._start(partial(self._serve, call, scope))
             case ToolCancelled(id_):
-                if (scope := self._running.get(id_)) is not None:
-                    scope.cancel()
+                if (running := self._running.get(id_)) is not None:
+                    running.cancel()
             case _:
                 assert_never(effect)
 
@@ -273,21 +281,21 @@ class RelayActor:
         self._jobs.append(job)
         self._alarm.set()
 
-    async def _serve(self, call: ToolCall) -> None:
+    async def _serve(self, call: ToolCall, scope: anyio.CancelScope) -> None:
         def progress(done: float, total: float | None, text: str) -> None:
             self._relay.progress(call.id, done, total, text)
             self._flush()
 
         assert self._tools is not None  # run() has them
-        with anyio.CancelScope() as scope:
-            self._running[call.id] = scope
-            try:
+        try:
+            with scope:
+                await checkpoint()  # a call that was cancelled before it began does nothing
                 result = await self._tools.call(call, progress)
-            finally:
-                if self._running.get(call.id) is scope:
-                    del self._running[call.id]
-            self._relay.answer(call.id, result)
-            self._flush()
+                self._relay.answer(call.id, result)
+                self._flush()
+        finally:
+            if self._running.get(call.id) is scope:
+                del self._running[call.id]
 
     def _suspect(self, generation: int, what: str) -> None:
         if generation in self._peers:

@@ -181,7 +181,7 @@ class IdScanner:
         if self._reading == "value" and self._key == b'"id"':
             try:
                 self.id = msgspec.json.decode(bytes(self._token), type=int | str)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 self.id = None
         self._token.clear()
         self._key = None

@@ -39,6 +39,8 @@ class Link(msgspec.Struct):
     """The child actor knows that nothing is in flight here."""
     is_fresh: bool = True
     """Nothing was asked of it yet."""
+    is_wedged: bool = False
+    """The child actor knows that it cannot be used."""
     sent: int = 0
     """Bytes sent to it."""
     asked: int = 0

@@ -477,7 +477,9 @@ class Relay:
         elif call is not None and call.generation == link.generation:
             self._replace_answer(link, call, Reason.TOO_LARGE, f"The answer to {call.method} is {what}.")
         elif frame.id is None:
-            self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
+            if not link.is_wedged:
+                link.is_wedged = True
+                self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
         else:
             self._own_lost(link, frame.id, what)
 
