@@ -1,10 +1,10 @@
 """Restarts the child when files it is made of change."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from mcpkeep.actors.actor import Actor, ActorError
-from mcpkeep.protocol.child import ChildEvent, GetStatus, RestartChild, RestartDone
+from mcpkeep.protocol.child import ChildEvent, GetStatus, Notify, RestartChild, RestartDone
 
 __all__ = ["FileChanges", "describe_changes", "watch_files"]
 
@@ -21,7 +21,11 @@ class FileChanges(Protocol):
 
 
 async def watch_files(
-    *, child: Actor[ChildEvent | GetStatus], changes: FileChanges, restart_limit: float
+    *,
+    child: Actor[ChildEvent | GetStatus],
+    changes: FileChanges,
+    notify: Callable[[Notify], None],
+    restart_limit: float,
 ) -> None:
     """Ask for a restart at each change, until cancelled.
 
@@ -34,8 +38,11 @@ async def watch_files(
             while True:
                 status = await child.ask(GetStatus(), within=STATUS_LIMIT)
                 newest = max(status.generation, status.candidate or 0)
+                joins = status.candidate is not None
+                if joins:
+                    notify(Notify("info", f"{reason}; the server starts again after the restart under way"))
                 outcome = await child.ask(RestartChild(reason=reason), within=restart_limit)
-                if not isinstance(outcome, RestartDone) or outcome.generation > newest:
+                if outcome.generation > newest if isinstance(outcome, RestartDone) else not joins:
                     break
         except ActorError:
             continue  # the child actor has left, or the restart takes its time; the next change asks again

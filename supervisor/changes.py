@@ -58,11 +58,14 @@ class WatchedFiles:
         """The paths that changed, each time some did. Ends only by being closed or cancelled."""
         is_ignored = await _in_thread(_read_filter)
         seen = await _in_thread(self._scan, is_ignored)
-        told_fault = False
+        told = told_fault = False
         while True:
             notify: RustNotify | None = None
             try:
                 notify = await _in_thread(_open, sorted(seen.folders))
+                if not told:
+                    _log.info("watching %s for changes", ", ".join(self._paths))
+                told = True
             except FileNotFoundError:
                 pass  # a folder went since the scan; the next one knows
             except (OSError, RuntimeError) as error:

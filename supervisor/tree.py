@@ -167,7 +167,9 @@ class _Tree:
             quiet=options.settings.watch.debounce,
             ignore=(options.log_file,) if options.log_file else (),
         )
-        await watch_files(child=self._child, changes=changes, restart_limit=self._restart_limit)
+        await watch_files(
+            child=self._child, changes=changes, notify=self._notify, restart_limit=self._restart_limit
+        )
 
     async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         ending = [signal.SIGTERM]

@@ -50,6 +50,7 @@ class Client:
         self.garbage: list[bytes] = []
         self.ended = False
         self._changed = threading.Condition()
+        self._sending = threading.RLock()
         self._next_id = 0
         child_in, self.to, child_out, self.back = _stdio(stdio)
         self.process = subprocess.Popen(
@@ -58,7 +59,7 @@ class Client:
             stdout=child_out,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env={**environment(), "HOME": str(cwd), "XDG_STATE_HOME": str(cwd / "state"), **(env or {})},
+            env={**environment(), "HOME": str(cwd / "home"), **(env or {})},
             start_new_session=True,
             preexec_fn=preexec,
         )
@@ -97,17 +98,20 @@ class Client:
     # Saying
 
     def send(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self.to, data) :]
+        with self._sending:
+            while data:
+                data = data[os.write(self.to, data) :]
 
     def post(self, message: Mapping[str, object]) -> None:
         self.send(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
 
     def request(self, method: str, params: Mapping[str, object] | None = None) -> int:
         """Ask, and go on; the id of the request."""
-        self._next_id += 1
-        self.post({"id": self._next_id, "method": method, "params": params or {}})
-        return self._next_id
+        with self._sending:
+            self._next_id += 1
+            id_ = self._next_id
+            self.post({"id": id_, "method": method, "params": params or {}})
+        return id_
 
     def begin(self, name: str, **arguments: object) -> int:
         """Begin a tool call; its id."""

@@ -187,7 +187,7 @@ def test_missing_standard_descriptors_are_replaced_before_anything_else_takes_th
     ended = subprocess.run(
         mcpkeep(fast_command("--flood-stdout", "1000")),
         cwd=tmp_path,
-        env={**environment(), "HOME": str(tmp_path)},
+        env={**environment(), "HOME": str(tmp_path / "home")},
         stdout=subprocess.PIPE,
         preexec_fn=no_stdio,
         timeout=LIMIT,
@@ -224,7 +224,7 @@ def test_requests_out_of_a_file_are_answered_into_a_file(tmp_path: Path) -> None
         ended = subprocess.run(
             mcpkeep(fast_command()),
             cwd=tmp_path,
-            env={**environment(), "HOME": str(tmp_path)},
+            env={**environment(), "HOME": str(tmp_path / "home")},
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -242,7 +242,7 @@ def test_the_mode_of_a_shared_pipe_is_put_back(tmp_path: Path) -> None:
         process = subprocess.Popen(
             mcpkeep(fast_command()),
             cwd=tmp_path,
-            env={**environment(), "HOME": str(tmp_path)},
+            env={**environment(), "HOME": str(tmp_path / "home")},
             stdin=theirs,
             stdout=theirs,
             stderr=subprocess.DEVNULL,
