@@ -19,6 +19,7 @@ from mcpkeep.protocol.keep import KEEP_TOOL
 from mcpkeep.protocol.output import Logged
 from mcpkeep.protocol.relay import Relay, RelaySettings
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
+from mcpkeep.protocol.switch import RelayReport
 from mcpkeep.supervisor.app import version
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
@@ -77,7 +78,7 @@ class _Tree:
         )
         self._actor = RelayActor(
             self._relay,
-            report=lambda report: self._child.tell(report),
+            report=self._report,
             log=_log_relay,
             client_gone=self._done.set,
             max_message=settings.limits.max_message,
@@ -191,6 +192,9 @@ class _Tree:
                     _log.info("%s: leaving", signal.Signals(number).name)
                     self._code = 128 + number
                     self._done.set()
+
+    def _report(self, report: RelayReport) -> None:
+        self._child.tell(report)
 
     def _notify(self, notify: Notify) -> None:
         _log.log(_LEVELS[notify.level], notify.text)
