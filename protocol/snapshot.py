@@ -7,6 +7,7 @@ the `checksum` member out to say so. Shapes without a version are older: prAxIs 
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -179,7 +180,7 @@ class _Older(msgspec.Struct, frozen=True):
     session_id: str
     workflow_type: str
     target_file: str
-    current_phase: int
+    current_phase: Annotated[int, msgspec.Meta(ge=0)]
     completed_phases: tuple[int, ...] = ()
     phase_artifacts: Mapping[int, Mapping[str, object]] = {}
     checkpoints: Mapping[int, str] = {}

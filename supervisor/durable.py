@@ -145,12 +145,17 @@ class FolderSync:
         self._running = threading.Lock()
         self._next = _Round()
 
+    @property
+    def waiting(self) -> int:
+        """How many threads will share the fsync that has not begun yet."""
+        return self._next.sharers
+
     def __call__(self) -> None:
         """Return once an fsync that began after this call has ended. Raises OSError where it failed."""
         with self._lock:
             mine = self._next
-            leads = not mine.claimed
-            mine.claimed = True
+            mine.sharers += 1
+            leads = mine.sharers == 1
         if not leads:
             mine.done.wait()
         else:
@@ -169,7 +174,7 @@ class FolderSync:
 
 class _Round:
     def __init__(self) -> None:
-        self.claimed = False
+        self.sharers = 0
         self.done = threading.Event()
         self.error: OSError | None = None
 

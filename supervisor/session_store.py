@@ -68,7 +68,7 @@ class _Tombstone(msgspec.Struct, frozen=True):
 
 
 class SessionFiles:
-    """The files. `save` and `delete` may run in several threads, for different sessions; no other two at once.
+    """The files. `save` and `delete` may run in several threads, for different sessions; the rest in one.
 
     `older` are folders that hold sessions of prAxIs OS: read once, never changed.
     """
@@ -130,6 +130,8 @@ class SessionFiles:
 
     def acquire(self) -> News:
         """Become the writer and tidy up after the last one. Raises StateConflict, StorageFailed."""
+        if self._writing and self._lock.held:
+            return self._news()
         self._writing = False
         try:
             make_folders(self._folder, calls=self._calls)
@@ -232,6 +234,7 @@ class SessionFiles:
 
     def _forget(self, session_id: str) -> None:
         self._known.discard(session_id)
+        self._half_deleted.discard(session_id)
         self._changed.pop(session_id, None)
         self._stamps.pop(session_id, None)
         self._carried.pop(session_id, None)
@@ -330,7 +333,7 @@ class SessionFiles:
         return found
 
     def _carry(self, deleted: set[str]) -> None:
-        """Take in sessions of prAxIs OS that are not here and were not deleted here. Leaves their files alone."""
+        """Take in sessions of prAxIs OS that are not here and were not deleted here; their files stay."""
         if self._older_read:
             return
         self._older_read = True
@@ -367,13 +370,12 @@ class SessionFiles:
         """Move damaged files out of the way, and put the previous generation in their place."""
         for session_id, (why, saved) in list(self._damaged.items()):
             aside = self._move_aside(session_id)
-            _, previous = self._paths(session_id)
-            kept = "no previous generation was readable"
-            if saved:
-                self._write(session_id, previous.read_bytes())
-                kept = "its previous generation stands in"
             del self._damaged[session_id]
+            kept = "its previous generation stands in" if saved else "no previous generation was readable"
             self._tell(f"{session_id}.json was damaged ({why}) and set aside as {aside.name}; {kept}")
+            if saved:
+                _, previous = self._paths(session_id)
+                self._write(session_id, previous.read_bytes())
 
     def _move_aside(self, session_id: str) -> Path:
         target, _ = self._paths(session_id)
