@@ -20,7 +20,7 @@ _EXHAUSTIVE = 6
 
 @dataclass(frozen=True)
 class _Entry:
-    """A change of a folder's entries: `gone` is no entry any more, `name` is one, of `file` or of a folder."""
+    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder."""
 
     folder: Path
     gone: Path | None = None

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mcpkeep.protocol import session as rules
 from mcpkeep.protocol.refusal import InvalidArgument, NotFound, Refusal, StateConflict
 from mcpkeep.protocol.session import (
@@ -30,7 +31,13 @@ def at(seconds: float) -> datetime:
 
 def started(first: int = 1, last: int = 3) -> Session:
     return rules.start(
-        ID, workflow_type="w", target_file="a.py", first_phase=first, last_phase=last, options={"x": 1}, now=T0
+        ID,
+        workflow_type="w",
+        target_file="a.py",
+        first_phase=first,
+        last_phase=last,
+        options={"x": 1},
+        now=T0,
     )
 
 
@@ -259,9 +266,7 @@ def test_a_loop_of_retries_keeps_the_newest_errors_and_counts_all() -> None:
     assert session.phase_history[-1].attempt == rules.KEPT + 6
 
 
-@pytest.mark.parametrize(
-    ("status", "capable"), [(A, True), (P, True), (F, True), (C, False), (R, False)]
-)
+@pytest.mark.parametrize(("status", "capable"), [(A, True), (P, True), (F, True), (C, False), (R, False)])
 def test_a_session_with_work_left_can_be_resumed(status: Status, capable: bool) -> None:
     assert in_status(status).resume_capable is capable
 

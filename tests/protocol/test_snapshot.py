@@ -1,4 +1,4 @@
-"""The file of a session: what is written is read, what is not whole is refused, what is older is carried over."""
+"""The file of a session: what is written is read, what is torn is refused, older shapes are carried over."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mcpkeep.protocol import session as rules
 from mcpkeep.protocol.refusal import InvalidArgument
 from mcpkeep.protocol.session import (
@@ -269,6 +270,4 @@ def test_a_carried_session_can_be_worked_on_and_stored() -> None:
 def test_a_broken_older_file_is_our_error(changes: dict[str, object]) -> None:
     data = msgspec.json.decode((OLD_FILES / "upstream-zero-indexed.json").read_bytes()) | changes
     with pytest.raises(SnapshotDamaged):
-        carry_over(
-            msgspec.json.encode(data), session_id=str(data["session_id"]), to_utc=two_hours_ahead
-        )
+        carry_over(msgspec.json.encode(data), session_id=str(data["session_id"]), to_utc=two_hours_ahead)

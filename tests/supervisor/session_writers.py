@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.protocol import session as rules
 from mcpkeep.protocol.session import Session

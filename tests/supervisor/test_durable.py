@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+
 from mcpkeep.supervisor.durable import (
     OS_CALLS,
     FileCalls,
@@ -20,7 +21,6 @@ from mcpkeep.supervisor.durable import (
     stamp_of,
     write_durably,
 )
-
 from tests.faults import Faults
 from tests.powerloss import Recorder, crashes
 
