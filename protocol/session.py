@@ -350,11 +350,10 @@ def retry(session: Session, phase: int, *, now: datetime, reset_evidence: bool =
     """
     require(session, Action.RETRY)
     _require_current(session, phase, Action.RETRY)
-    artifacts = session.artifacts
-    pending = session.pending_evidence
+    artifacts, pending = session.artifacts, session.pending_evidence
     if reset_evidence:
         artifacts = {p: a for p, a in artifacts.items() if p != phase}
-        pending = {}
+        pending = dict[str, object]()
     history = _open_run(_close_run(session, PhaseStatus.RETRIED, now), phase, now)
     return _changed(
         session,

@@ -220,7 +220,7 @@ def _carry(old: _Older, to_utc: Callable[[datetime], datetime]) -> Session:
             history.append(_ran(phase, begun, ended))
             begun = ended
     # A refused gate left its evidence beside the accepted ones.
-    pending = artifacts.pop(current, {}) if current not in done else {}
+    pending = artifacts.pop(current, None) if current not in done else None
     if not completed:
         history.append(PhaseRun(phase=current, attempt=1, started_at=max(begun, updated_at)))
     return Session(
@@ -233,7 +233,7 @@ def _carry(old: _Older, to_utc: Callable[[datetime], datetime]) -> Session:
         last_phase=last,
         completed_phases=tuple(done),
         artifacts=artifacts,
-        pending_evidence=pending,
+        pending_evidence=pending or {},
         phase_history=tuple(history),
         options={k: v for k, v in old.metadata.items() if k != "total_phases"},
         created_at=created_at,

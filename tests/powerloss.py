@@ -47,6 +47,9 @@ class _Mark:
     value: object
 
 
+_Record = _Entry | _Content | _Synced | _Mark
+
+
 @dataclass(frozen=True)
 class Crash:
     """What a disk may hold after a cut, and the marks that had been made by then."""
@@ -73,11 +76,11 @@ class Recorder:
 
     root: Path
     without: frozenset[str] = frozenset()
-    log: list[_Entry | _Content | _Synced | _Mark] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
+    log: list[_Record] = field(default_factory=list[_Record])
+    calls: list[str] = field(default_factory=list[str])
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _names: dict[Path, int] = field(default_factory=dict)
-    _open: dict[int, int] = field(default_factory=dict)
+    _names: dict[Path, int] = field(default_factory=dict[Path, int])
+    _open: dict[int, int] = field(default_factory=dict[int, int])
     _files: Iterator[int] = field(default_factory=itertools.count)
 
     def mark(self, value: object) -> None:
