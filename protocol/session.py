@@ -352,8 +352,7 @@ def retry(session: Session, phase: int, *, now: datetime, reset_evidence: bool =
     _require_current(session, phase, Action.RETRY)
     artifacts, pending = session.artifacts, session.pending_evidence
     if reset_evidence:
-        artifacts = {p: a for p, a in artifacts.items() if p != phase}
-        pending = dict[str, object]()
+        artifacts, pending = {p: a for p, a in artifacts.items() if p != phase}, dict[str, object]()
     history = _open_run(_close_run(session, PhaseStatus.RETRIED, now), phase, now)
     return _changed(
         session,
@@ -404,8 +403,8 @@ def undo(session: Session, *, now: datetime, error: SessionError | None = None) 
     """What the session did to the world has been undone by mcpkeep."""
     require(session, Action.UNDO)
     history = _close_run(session, PhaseStatus.ROLLED_BACK, now)
-    fields = {} if error is None else _with_error(session, error)
-    return _changed(session, now, status=Status.ROLLED_BACK, phase_history=history, **fields)
+    told = {} if error is None else _with_error(session, error)
+    return _changed(session, now, status=Status.ROLLED_BACK, phase_history=history, **told)
 
 
 def record_error(session: Session, *, error: SessionError, now: datetime) -> Session:
@@ -418,8 +417,7 @@ def describe_change(seen: Session, current: Session) -> str:
     """Say what differs between the session a caller saw and the one that stands, for a StateConflict."""
     told: list[str] = []
     for field in ("status", "current_phase", "last_phase"):
-        was, is_ = getattr(seen, field), getattr(current, field)
-        if was != is_:
+        if (was := getattr(seen, field)) != (is_ := getattr(current, field)):
             told.append(f"{field} {was} -> {is_}")
     if seen.completed_phases != current.completed_phases:
         told.append(f"completed_phases {[*seen.completed_phases]} -> {[*current.completed_phases]}")

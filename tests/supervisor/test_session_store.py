@@ -301,6 +301,17 @@ def test_a_reader_sees_what_the_writer_did_to_a_carried_session(folder: Path, ol
     assert reader.refresh().changed == {UPSTREAM: store(after)}
 
 
+def test_taking_over_keeps_what_the_last_writer_did_to_a_carried_session(folder: Path, older: Path) -> None:
+    mine = SessionFiles(folder, who="mine", older=(older,), calls=QUICK)
+    carried = read_session(mine.refresh().changed[UPSTREAM])
+    writer, _ = opened(folder, older=(older,))
+    after = rules.pass_gate(carried, 2, evidence={}, now=T0)
+    writer.save(after)
+    writer.close()
+    assert mine.acquire().changed == {UPSTREAM: store(after)}
+    assert found(folder) == {UPSTREAM: after}
+
+
 def test_a_broken_older_session_is_a_warning(folder: Path, older: Path) -> None:
     (older / f"{sid(1)}.json").write_text("{")
     _, news = opened(folder, older=(older,))
@@ -374,6 +385,17 @@ def test_a_reader_sees_every_change_of_the_writer(folder: Path) -> None:
         )
     delete(writer, 1)
     assert reader.refresh().removed == (sid(1),)
+
+
+def test_a_reader_sees_a_change_within_the_same_tick_of_the_folders_time(folder: Path) -> None:
+    writer, _ = opened(folder)
+    writer.save(begin(1))
+    reader = SessionFiles(folder, who="reader")
+    reader.refresh()
+    tick = folder.stat().st_mtime_ns
+    stored = writer.save(step(begin(1)))
+    os.utime(folder, ns=(tick, tick))
+    assert reader.refresh().changed == {sid(1): stored}
 
 
 def test_a_lock_file_that_was_removed_is_taken_again_before_the_next_change(folder: Path) -> None:
