@@ -166,7 +166,7 @@ def _rules(value: object) -> tuple[CrossRule, ...]:
 
 
 def bind_validator(expression: Expression, value: object, params: Mapping[str, object]) -> dict[str, object]:
-    """A validator's arguments: first the value, then by name what `validator_params` has, or these as a whole.
+    """A validator's arguments: first the value, then `validator_params` by name, or as a whole.
 
     Raises KeyError with the name that is missing; never for a gate that `parse_gate` gave.
     """
