@@ -24,6 +24,7 @@ MAX_DIGITS = 100
 DEFAULT_EFFORT = 2_000_000
 """Tenths of a second on a slow core; one element visited is 1."""
 
+_CONTAINER_COST = 8
 _NONE = object()
 _SCALARS = frozenset((bool, int, float, type(None)))
 
@@ -122,7 +123,7 @@ class Arithmetic:
             else:
                 spend(factor)
                 continue
-            spend(factor * (1 + len(cast(Sized, item))))
+            spend(factor * (_CONTAINER_COST + len(cast(Sized, item))))
             stack.extend(part for part in items if type(part) not in _SCALARS)
         return None
 

@@ -35,7 +35,7 @@ __all__ = [
 
 MAX_BYTES = 256 * 1024
 """Size of one text; the largest phase file seen in use has 15 KB, the largest tasks.md 40 KB."""
-MAX_LINES = 10_000
+MAX_LINES = 6_000
 """What a slow core reads in half a second at worst; the largest text seen in use has 1,300."""
 MAX_DEPTH = 32
 """Levels of lists in lists and quotes in quotes, two for each."""
@@ -44,6 +44,7 @@ _FIELD = re.compile(r"\s*\*\*([^*\n]{1,60}?):?\*\*[ \t]*:?[ \t]*(.*)")
 _CHECKBOX = re.compile(r"\[[ xX]\]\s*")
 _MARKER = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])(?:\s+|$)")
 _EDGE = "*_# \t:"
+_VERDICT = re.compile(r"\s*✅\s*/\s*❌\s*\Z")
 _SIGNS = "✅❌⬜☐☑✔ \t"
 
 
@@ -273,7 +274,7 @@ def _items(tokens: "list[_Token]", lines: list[str]) -> Iterator[Item]:
         text = following[1].content if following and following[0].type == "paragraph_open" else ""
         head, rest = lines[first], textwrap.dedent("\n".join(lines[first + 1 : last]))
         yield Item(
-            text=_CHECKBOX.sub("", " ".join(text.split()), count=1).strip(_SIGNS),
+            text=_VERDICT.sub("", _CHECKBOX.sub("", " ".join(text.split()), count=1)).strip(_SIGNS),
             markdown=f"{_CHECKBOX.sub('', _MARKER.sub('', head, count=1), count=1)}\n{rest}".strip() + "\n",
             line=first,
             number=int(token.info) if token.info.isdecimal() else None,

@@ -153,7 +153,8 @@ def _without_gate(section: Section) -> str:
     lines = section.markdown.split("\n")
     for block in section.blocks:
         if isinstance(block, Paragraph) and _gate_label(block.text) is not None:
-            lines = lines[: block.line - section.line]
+            within = next(n for n, line in enumerate(block.text.split("\n")) if _gate_label(line) is not None)
+            lines = lines[: block.line - section.line + within]
             break
     return "\n".join(lines).strip().removesuffix("---").strip() + "\n"
 

@@ -109,6 +109,7 @@ class _Root:
     def __init__(self, path: Path, base: Path) -> None:
         self.path = str(path)
         self._tree = str(base)
+        self._shown = "the shipped workflows" if path == base else path.relative_to(base).as_posix()
         self._stamp: Stamp = None
         self._settled = True
         self.base = ""
@@ -139,7 +140,7 @@ class _Root:
         return True
 
     def _broken(self, reason: str) -> BrokenWorkflow:
-        return BrokenWorkflow(workflow_type=self.path.rpartition("/")[2], error=f"{self.path}: {reason}")
+        return BrokenWorkflow(workflow_type=self._shown, error=f"{self._shown}: {reason}")
 
 
 def _may_be_workflow(entry: "os.DirEntry[str]") -> bool:
