@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 import anyio
 import msgspec
 
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.refusal import NotFound, StateConflict, StorageFailed
-from mcpkeep.protocol.session import Session, SessionError, Status, Summary
-from mcpkeep.protocol.snapshot import SnapshotDamaged, Stored, read_session
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.refusal import NotFound, StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.session import Session, SessionError, Status, Summary
+from mcpkeep.protocol.workflow.snapshot import SnapshotDamaged, Stored, read_session
 
 __all__ = [
     "Changed",

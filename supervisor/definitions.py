@@ -13,11 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from mcpkeep.protocol.definition import BrokenWorkflow, DefinitionError, OptionMissing, WorkflowDefinition
 from mcpkeep.protocol.errors import McpkeepError
-from mcpkeep.protocol.expansion import expand
-from mcpkeep.protocol.listing import Listing, WorkflowSummary, by_category, summarize
-from mcpkeep.protocol.metadata import read_definition
+from mcpkeep.protocol.workflow.definition import (
+    BrokenWorkflow,
+    DefinitionError,
+    OptionMissing,
+    WorkflowDefinition,
+)
+from mcpkeep.protocol.workflow.expansion import expand
+from mcpkeep.protocol.workflow.listing import Listing, WorkflowSummary, by_category, summarize
+from mcpkeep.protocol.workflow.metadata import read_definition
 from mcpkeep.supervisor.workflow_files import (
     MAX_FILE,
     Stamp,

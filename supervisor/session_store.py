@@ -22,9 +22,9 @@ import anyio.to_thread
 import msgspec
 
 from mcpkeep.actors.session import News, Overtaken, WriterNeeded
-from mcpkeep.protocol.refusal import StateConflict, StorageFailed
-from mcpkeep.protocol.session import Session, summarize
-from mcpkeep.protocol.snapshot import (
+from mcpkeep.protocol.workflow.refusal import StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.session import Session, summarize
+from mcpkeep.protocol.workflow.snapshot import (
     SnapshotDamaged,
     SnapshotTooNew,
     Stored,

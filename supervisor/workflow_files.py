@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mcpkeep.protocol.definition import DefinitionError
+from mcpkeep.protocol.workflow.definition import DefinitionError
 
 __all__ = ["Stamp", "WorkflowFiles", "list_folder", "read_bounded", "read_workflow", "stamp_of"]
 

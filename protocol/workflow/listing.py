@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from mcpkeep.protocol.definition import BrokenWorkflow, WorkflowDefinition
+from mcpkeep.protocol.workflow.definition import BrokenWorkflow, WorkflowDefinition
 
 __all__ = ["Listing", "WorkflowSummary", "by_category", "summarize"]
 

@@ -18,10 +18,10 @@ from mcpkeep.actors.session import (
     SessionPage,
     WriterNeeded,
 )
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.refusal import InvalidArgument, NotFound, StateConflict, StorageFailed
-from mcpkeep.protocol.session import Session, SessionError, Status, summarize
-from mcpkeep.protocol.snapshot import Stored, store
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.session import Session, SessionError, Status, summarize
+from mcpkeep.protocol.workflow.snapshot import Stored, store
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 
 from mcpkeep.actors.session import SessionActor
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.session import Session
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.session import Session
 from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
 
 WRITERS = 64

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mcpkeep.protocol.definition import DefinitionError, OptionMissing, phase_tasks
-from mcpkeep.protocol.task import read_task
+from mcpkeep.protocol.workflow.definition import DefinitionError, OptionMissing, phase_tasks
+from mcpkeep.protocol.workflow.task import read_task
 from mcpkeep.supervisor.definitions import (
     CacheCounts,
     Definitions,

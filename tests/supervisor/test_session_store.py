@@ -15,10 +15,16 @@ import msgspec
 import pytest
 
 from mcpkeep.actors.session import News, Overtaken, WriterNeeded
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.refusal import StateConflict, StorageFailed
-from mcpkeep.protocol.session import Session
-from mcpkeep.protocol.snapshot import SnapshotDamaged, encode_snapshot, open_snapshot, read_session, store
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.refusal import StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.session import Session
+from mcpkeep.protocol.workflow.snapshot import (
+    SnapshotDamaged,
+    encode_snapshot,
+    open_snapshot,
+    read_session,
+    store,
+)
 from mcpkeep.supervisor.durable import FileCalls, OsCalls
 from mcpkeep.supervisor.session_store import SessionFiles
 from mcpkeep.supervisor.writer_lock import WriterLock
@@ -26,7 +32,7 @@ from tests.faults import Faults
 from tests.powerloss import Recorder, crashes
 
 HERE = Path(__file__).parent
-OLD_FILES = HERE.parent / "protocol" / "snapshots"
+OLD_FILES = HERE.parent / "protocol" / "workflow" / "snapshots"
 UPSTREAM = "3e1c1d2a-7f0e-4a5b-8c9d-0a1b2c3d4e5f"
 T0 = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.refusal import InvalidArgument
-from mcpkeep.protocol.session import (
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.refusal import InvalidArgument
+from mcpkeep.protocol.workflow.session import (
     Checkpoint,
     PhaseRun,
     PhaseStatus,
@@ -19,7 +19,7 @@ from mcpkeep.protocol.session import (
     Status,
     summarize,
 )
-from mcpkeep.protocol.snapshot import (
+from mcpkeep.protocol.workflow.snapshot import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotTooNew,

@@ -4,10 +4,10 @@ import re
 
 import msgspec
 
-from mcpkeep.protocol.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
-from mcpkeep.protocol.markdown import MarkdownError, decode_markdown
-from mcpkeep.protocol.spec_tasks import SpecPhase, SpecTask, parse_spec_tasks
-from mcpkeep.protocol.task import Task
+from mcpkeep.protocol.workflow.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
+from mcpkeep.protocol.workflow.markdown import MarkdownError, decode_markdown
+from mcpkeep.protocol.workflow.spec_tasks import SpecPhase, SpecTask, parse_spec_tasks
+from mcpkeep.protocol.workflow.task import Task
 
 __all__ = ["expand"]
 

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from mcpkeep.protocol.arithmetic import MAX_BITS, Arithmetic, Effort, ExpressionError
+from mcpkeep.protocol.workflow.arithmetic import MAX_BITS, Arithmetic, Effort, ExpressionError
 
 __all__ = ["Effort", "Expression", "ExpressionError", "evaluate", "parse_expression"]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.expression import parse_expression
-from mcpkeep.protocol.gate import CrossRule, EvidenceField, Gate, GateError, parse_gate
-from mcpkeep.protocol.plain_yaml import PlainYamlError, read_yaml
-from mcpkeep.protocol.verdict import Verdict, judge
+from mcpkeep.protocol.workflow.expression import parse_expression
+from mcpkeep.protocol.workflow.gate import CrossRule, EvidenceField, Gate, GateError, parse_gate
+from mcpkeep.protocol.workflow.plain_yaml import PlainYamlError, read_yaml
+from mcpkeep.protocol.workflow.verdict import Verdict, judge
 
 WHOLE = b"""
 checkpoint:

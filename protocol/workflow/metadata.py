@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 import msgspec
 
-from mcpkeep.protocol.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
-from mcpkeep.protocol.gate import Gate, GateError, parse_gate
-from mcpkeep.protocol.markdown import MarkdownError, decode_markdown
-from mcpkeep.protocol.task import Task
+from mcpkeep.protocol.workflow.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
+from mcpkeep.protocol.workflow.gate import Gate, GateError, parse_gate
+from mcpkeep.protocol.workflow.markdown import MarkdownError, decode_markdown
+from mcpkeep.protocol.workflow.task import Task
 
 __all__ = ["NAME", "read_definition"]
 

@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 
 from mcpkeep.protocol.errors import McpkeepError
-from mcpkeep.protocol.refusal import InvalidArgument
-from mcpkeep.protocol.session import (
+from mcpkeep.protocol.workflow.refusal import InvalidArgument
+from mcpkeep.protocol.workflow.session import (
     PhaseRun,
     PhaseStatus,
     Session,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol import session as rules
-from mcpkeep.protocol.refusal import InvalidArgument, NotFound, Refusal, StateConflict
-from mcpkeep.protocol.session import (
+from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, Refusal, StateConflict
+from mcpkeep.protocol.workflow.session import (
     ALLOWED,
     Action,
     Checkpoint,

@@ -9,8 +9,8 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from mcpkeep.protocol.errors import McpkeepError
-from mcpkeep.protocol.expression import Expression, ExpressionError, parse_expression
-from mcpkeep.protocol.plain_yaml import PlainYamlError, read_yaml
+from mcpkeep.protocol.workflow.expression import Expression, ExpressionError, parse_expression
+from mcpkeep.protocol.workflow.plain_yaml import PlainYamlError, read_yaml
 
 __all__ = [
     "CrossRule",

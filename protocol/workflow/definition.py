@@ -5,8 +5,8 @@ from typing import Literal
 import msgspec
 
 from mcpkeep.protocol.errors import McpkeepError
-from mcpkeep.protocol.gate import Gate
-from mcpkeep.protocol.task import Task, find_tasks
+from mcpkeep.protocol.workflow.gate import Gate
+from mcpkeep.protocol.workflow.task import Task, find_tasks
 
 __all__ = [
     "BrokenWorkflow",

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import msgspec
 
-from mcpkeep.protocol.markdown import (
+from mcpkeep.protocol.workflow.markdown import (
     Block,
     Fence,
     Heading,

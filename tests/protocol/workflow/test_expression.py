@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.expression import Effort, Expression, ExpressionError, evaluate, parse_expression
+from mcpkeep.protocol.workflow.expression import (
+    Effort,
+    Expression,
+    ExpressionError,
+    evaluate,
+    parse_expression,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.markdown import (
+from mcpkeep.protocol.workflow.markdown import (
     Fence,
     Heading,
     Item,
@@ -17,8 +17,8 @@ from mcpkeep.protocol.markdown import (
     listed,
     parse_markdown,
 )
-from mcpkeep.protocol.spec_tasks import parse_spec_tasks
-from mcpkeep.protocol.task import ExecutionStep, Task, TaskContent, find_tasks, read_task
+from mcpkeep.protocol.workflow.spec_tasks import parse_spec_tasks
+from mcpkeep.protocol.workflow.task import ExecutionStep, Task, TaskContent, find_tasks, read_task
 
 HEADED = """# Task 2: Copy the files
 

@@ -6,8 +6,8 @@ from typing import cast
 
 import msgspec
 
-from mcpkeep.protocol.expression import Effort, ExpressionError, evaluate
-from mcpkeep.protocol.gate import EvidenceField, FieldType, Gate, bind_validator
+from mcpkeep.protocol.workflow.expression import Effort, ExpressionError, evaluate
+from mcpkeep.protocol.workflow.gate import EvidenceField, FieldType, Gate, bind_validator
 
 __all__ = ["Verdict", "judge"]
 

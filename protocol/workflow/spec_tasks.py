@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from mcpkeep.protocol.markdown import (
+from mcpkeep.protocol.workflow.markdown import (
     Block,
     Heading,
     Item,
@@ -23,7 +23,7 @@ from mcpkeep.protocol.markdown import (
     parse_markdown,
     plain,
 )
-from mcpkeep.protocol.task import DURATION
+from mcpkeep.protocol.workflow.task import DURATION
 
 __all__ = ["SpecPhase", "SpecTask", "parse_spec_tasks"]
 

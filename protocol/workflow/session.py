@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from mcpkeep.protocol.refusal import InvalidArgument, NotFound, StateConflict
+from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, StateConflict
 
 __all__ = [
     "ALLOWED",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.definition import (
+from mcpkeep.protocol.workflow.definition import (
     BrokenWorkflow,
     DefinitionError,
     DynamicPhases,
@@ -15,11 +15,11 @@ from mcpkeep.protocol.definition import (
     WorkflowDefinition,
     phase_tasks,
 )
-from mcpkeep.protocol.expansion import expand
-from mcpkeep.protocol.gate import parse_gate
-from mcpkeep.protocol.listing import Listing, WorkflowSummary, by_category, summarize
-from mcpkeep.protocol.metadata import read_definition
-from mcpkeep.protocol.task import Task
+from mcpkeep.protocol.workflow.expansion import expand
+from mcpkeep.protocol.workflow.gate import parse_gate
+from mcpkeep.protocol.workflow.listing import Listing, WorkflowSummary, by_category, summarize
+from mcpkeep.protocol.workflow.metadata import read_definition
+from mcpkeep.protocol.workflow.task import Task
 
 GATE = "checkpoint: {strict: true}\nevidence_schema: {done: {type: boolean}}\n"
 
@@ -267,6 +267,7 @@ MEMBERS = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(ROOT), MEMBERS))
 def test_any_metadata_is_a_definition_or_our_error(metadata: dict[str, object]) -> None:
     try:
