@@ -273,7 +273,7 @@ def line_of(text: str, path: tuple[str, ...]) -> int | None:
     """
     lines = [line + "\n" for line in text.split("\n")]
     for start, line in enumerate(lines):
-        if path[-1] not in line or _holds("".join(lines[:start]), path) is not False:
+        if path[-1] not in line:
             continue
         for end in range(start + 1, len(lines) + 1):
             held = _holds("".join(lines[:end]), path)

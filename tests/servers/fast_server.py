@@ -80,7 +80,8 @@ def read_settings(words: list[str]) -> tuple[dict[str, str], Json]:
 
 
 def tool(name: str, description: str, *arguments: str, **annotations: bool) -> Json:
-    schema = {"type": "object", "properties": {argument: {} for argument in arguments}}
+    anything: Json = {}
+    schema: Json = {"type": "object", "properties": dict.fromkeys(arguments, anything)}
     listed: Json = {"name": name, "description": description, "inputSchema": schema}
     if annotations:
         listed["annotations"] = annotations
@@ -309,7 +310,7 @@ class Server:
         self.notify("subscriptions/acknowledged", {"notifications": wanted, "_meta": meta})
 
     def prompt(self, id_: Any, params: Json) -> Json:
-        if params.get("name") not in {prompt["name"] for prompt in PROMPTS}:
+        if not any(prompt["name"] == params.get("name") for prompt in PROMPTS):
             raise Refused(-32602, f"no such prompt: {params.get('name')!r}")
         topic = params.get("arguments", {}).get("topic", "nothing")
         return {"messages": [{"role": "user", "content": text(f"{params['name']} {topic}")}]}
@@ -326,7 +327,8 @@ class Server:
     # Tools
 
     def call(self, id_: Any, params: Json) -> Json | None:
-        name, arguments = params.get("name"), params.get("arguments") or {}
+        name = params.get("name")
+        arguments: Json = params.get("arguments") or {}
         if name not in {listed["name"] for listed in self.tools}:
             raise Refused(-32602, f"no such tool: {name!r}")
         if (bad := self.flags.pop("--bad", None)) is not None:
