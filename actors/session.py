@@ -145,6 +145,10 @@ class SessionActor:
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._acquiring = anyio.Lock()
 
+    def now(self) -> datetime:
+        """The clock that changes are dated by."""
+        return self._now()
+
     async def load(self) -> None:
         """Read what the disk holds; what cannot be read is told in the warnings of `list`."""
         await self._refresh()
@@ -248,13 +252,16 @@ class SessionActor:
         phase: int,
         *,
         evidence: Mapping[str, object],
+        next_phase: int | None = None,
         last_phase: int | None = None,
         seen: Session | None = None,
     ) -> Changed:
-        """The gate accepted the evidence. See `protocol.session.pass_gate`."""
+        """The gate accepted the evidence. See `protocol.workflow.session.pass_gate`."""
         return await self.change(
             session_id,
-            lambda s: rules.pass_gate(s, phase, evidence=evidence, last_phase=last_phase, now=self._now()),
+            lambda s: rules.pass_gate(
+                s, phase, evidence=evidence, next_phase=next_phase, last_phase=last_phase, now=self._now()
+            ),
             seen=seen,
         )
 

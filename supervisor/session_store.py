@@ -105,6 +105,13 @@ class SessionFiles:
         """Whether this process is the writer, as far as it knows without asking the disk."""
         return self._writing
 
+    def writer(self) -> str | None:
+        """Who may change sessions now: this process, another one by its name, or nobody yet."""
+        if self._writing and self._lock.held:
+            return "this process"
+        owner = self._lock.owner()
+        return str(owner) if owner is not None and owner.is_alive() else None
+
     def refresh(self) -> News:
         """What changed on disk, unless this process is the writer. Raises nothing."""
         if self._writing:

@@ -22,6 +22,13 @@ class Owner(msgspec.Struct, frozen=True):
     who: str
     since: datetime
 
+    def is_alive(self) -> bool:
+        """Whether that process runs: a killed one leaves its word in the file."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.create_time) < 1
+        except psutil.Error:
+            return False
+
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.who}, since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from mcpkeep.protocol.errors import McpkeepError
 
-__all__ = ["InvalidArgument", "NotFound", "Refusal", "StateConflict", "StorageFailed"]
+__all__ = ["EvidenceRefused", "InvalidArgument", "NotFound", "Refusal", "StateConflict", "StorageFailed"]
 
 
 class Refusal(McpkeepError):
@@ -12,9 +12,11 @@ class Refusal(McpkeepError):
 
     error_type: ClassVar[str] = "RuntimeError"
 
-    def __init__(self, text: str, remediation: str) -> None:
+    def __init__(self, text: str, remediation: str, **more: object) -> None:
+        """`more` are further members of the answer."""
         super().__init__(text)
         self.remediation = remediation
+        self.more = more
 
 
 class InvalidArgument(Refusal):
@@ -27,6 +29,12 @@ class NotFound(Refusal):
     """There is no such workflow, session, phase or task."""
 
     error_type = "NotFoundError"
+
+
+class EvidenceRefused(Refusal):
+    """The evidence did not pass the phase's gate."""
+
+    error_type = "ValidationError"
 
 
 class StateConflict(Refusal):

@@ -36,6 +36,8 @@ __all__ = [
     "record_error",
     "refuse_gate",
     "require",
+    "require_current",
+    "require_reachable",
     "require_unchanged",
     "resume",
     "retry",
@@ -271,11 +273,13 @@ def pass_gate(
     *,
     evidence: Mapping[str, object],
     now: datetime,
+    next_phase: int | None = None,
     last_phase: int | None = None,
 ) -> Session:
     """The gate accepted `evidence`: the next phase begins, or the session completes.
 
-    `last_phase` is the definition's present one, where it may have changed since the start.
+    `next_phase` is the number that follows, where it is another than the next number; `last_phase` the
+    definition's present one, where it may have changed since the start.
 
     Raises:
         StateConflict: the session is not active, or `phase` is not the current one.
@@ -284,7 +288,7 @@ def pass_gate(
     require(session, Action.COMPLETE)
     last = max(session.last_phase if last_phase is None else last_phase, session.current_phase)
     session = msgspec.structs.replace(session, last_phase=last)
-    _require_current(session, phase, Action.COMPLETE)
+    require_current(session, phase, Action.COMPLETE)
     history = _close_run(session, PhaseStatus.COMPLETED, now)
     completed = tuple(sorted({*session.completed_phases, phase}))
     artifacts = {**session.artifacts, phase: evidence}
@@ -299,14 +303,15 @@ def pass_gate(
             phase_history=history,
             completed_at=now,
         )
+    following = phase + 1 if next_phase is None else next_phase
     return _changed(
         session,
         now,
-        current_phase=phase + 1,
+        current_phase=following,
         completed_phases=completed,
         artifacts=artifacts,
         pending_evidence={},
-        phase_history=_open_run(history, phase + 1, now),
+        phase_history=_open_run(history, following, now),
     )
 
 
@@ -319,7 +324,7 @@ def refuse_gate(
         StateConflict, NotFound: as pass_gate.
     """
     require(session, Action.COMPLETE)
-    _require_current(session, phase, Action.COMPLETE)
+    require_current(session, phase, Action.COMPLETE)
     return _changed(session, now, pending_evidence=evidence, **_with_error(session, error))
 
 
@@ -349,7 +354,7 @@ def retry(session: Session, phase: int, *, now: datetime, reset_evidence: bool =
         NotFound: the workflow has no such phase.
     """
     require(session, Action.RETRY)
-    _require_current(session, phase, Action.RETRY)
+    require_current(session, phase, Action.RETRY)
     artifacts, pending = session.artifacts, session.pending_evidence
     if reset_evidence:
         artifacts, pending = {p: a for p, a in artifacts.items() if p != phase}, dict[str, object]()
@@ -372,12 +377,7 @@ def roll_back(session: Session, to_phase: int, *, now: datetime) -> Session:
         NotFound: the workflow has no such phase.
     """
     require(session, Action.ROLLBACK)
-    _require_phase(session, to_phase)
-    if to_phase > session.current_phase:
-        raise StateConflict(
-            f"rollback to phase {to_phase} would go forward: the current phase is {session.current_phase}",
-            "use complete_phase to go forward",
-        )
+    require_reachable(session, to_phase)
     history = _open_run(_close_run(session, PhaseStatus.ROLLED_BACK, now), to_phase, now)
     return _changed(
         session,
@@ -462,13 +462,24 @@ def _require_phase(session: Session, phase: int) -> None:
         )
 
 
-def _require_current(session: Session, phase: int, action: Action) -> None:
+def require_current(session: Session, phase: int, action: Action) -> None:
+    """Raise StateConflict where `phase` is not the current one, NotFound where the workflow has none such."""
     _require_phase(session, phase)
     if phase != session.current_phase:
         done = " (completed already)" if phase in session.completed_phases else ""
         raise StateConflict(
             f"{action} of phase {phase}{done} is not possible: the current phase is {session.current_phase}",
             "name the current phase, or use rollback to return to an earlier one",
+        )
+
+
+def require_reachable(session: Session, to_phase: int) -> None:
+    """Raise StateConflict where a rollback to this phase would go forward, NotFound where there is none."""
+    _require_phase(session, to_phase)
+    if to_phase > session.current_phase:
+        raise StateConflict(
+            f"rollback to phase {to_phase} would go forward: the current phase is {session.current_phase}",
+            "use complete_phase to go forward",
         )
 
 
