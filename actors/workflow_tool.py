@@ -37,9 +37,8 @@ from mcpkeep.protocol.workflow.request import (
     action_of,
     parse_request,
 )
-from mcpkeep.protocol.workflow.tool import describe_tool
 
-__all__ = ["WORKFLOW_TOOL", "WorkflowTool"]
+__all__ = ["ANSWERED", "WorkflowTool"]
 
 R = TypeVar("R", bound=Request)
 
@@ -72,9 +71,10 @@ _ACTIONS: Mapping[type[Request], _Handler] = dict(
     )
 )
 
-_KINDS = Kinds(_ACTIONS)
+ANSWERED = tuple(_ACTIONS)
+"""The types of all actions that are answered here: those of `protocol.workflow.request`, each."""
 
-WORKFLOW_TOOL = describe_tool(_ACTIONS)
+_KINDS = Kinds(_ACTIONS)
 
 
 class WorkflowTool:

@@ -32,7 +32,7 @@ from mcpkeep.supervisor.workflow_files import (
     stamp_of,
 )
 
-__all__ = ["SHIPPED", "CacheCounts", "Definitions", "WorkflowUnknown", "has_workflows", "search_path"]
+__all__ = ["SHIPPED", "CacheCounts", "Definitions", "WorkflowUnknown", "search_path"]
 
 SHIPPED = Path(__file__).parent / "workflows"
 """The workflows that come with mcpkeep."""
@@ -72,11 +72,6 @@ def search_path(workspace: Path) -> tuple[Path, ...]:
     """Where a workspace has workflows of its own, nearest first; `.agent-os` only without a `.praxis-os`."""
     home = ".agent-os" if not (workspace / ".praxis-os").exists() else ".praxis-os"
     return workspace / home / "workflows", workspace / "universal" / "workflows"
-
-
-def has_workflows(workspace: Path) -> bool:
-    """Whether the workspace is one that `pos_workflow` is offered in by itself."""
-    return any((workspace / name).is_dir() for name in (".praxis-os", ".agent-os", "universal/workflows"))
 
 
 class _Entry:

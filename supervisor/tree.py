@@ -14,7 +14,6 @@ from mcpkeep.actors.child import ChildActor
 from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.actors.relay import RelayActor
 from mcpkeep.actors.toolbox import Toolbox, ToolHandler
-from mcpkeep.actors.workflow_tool import WORKFLOW_TOOL
 from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
 from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.keep import KEEP_TOOL
@@ -66,8 +65,9 @@ class _Tree:
         self._code = 0
         settings = options.settings
         self._workflows = _workflows(options, self._log_bug)
+        tools = (KEEP_TOOL,) if self._workflows is None else (KEEP_TOOL, _workflow_tool())
         self._relay = Relay(
-            own_tools=(KEEP_TOOL,) if self._workflows is None else (KEEP_TOOL, WORKFLOW_TOOL),
+            own_tools=tools,
             settings=RelaySettings(
                 hold=settings.limits.hold,
                 overlay=settings.relay.overlay,
@@ -109,10 +109,10 @@ class _Tree:
             workflows=self._workflows.facts if self._workflows is not None else None,
             restart_limit=settings.child.start_limit + settings.child.drain_grace + 10,
         )
-        tools: list[tuple[OwnTool, ToolHandler]] = [(KEEP_TOOL, keep.call)]
+        answering: list[ToolHandler] = [keep.call]
         if self._workflows is not None:
-            tools.append((WORKFLOW_TOOL, self._workflows.tool.call))
-        self._tools = Toolbox(*tools, on_bug=self._log_bug)
+            answering.append(self._workflows.call)
+        self._tools = Toolbox(*zip(tools, answering, strict=True), on_bug=self._log_bug)
 
     async def run(self) -> int:
         client = FdWire(
@@ -129,7 +129,7 @@ class _Tree:
             await actors.start(self._actor.run, self._tools)
             await actors.start(self._child.run)
             if self._workflows is not None:
-                await actors.start(self._workflows.runs.run)
+                await actors.start(self._workflows.run)
             await client.open()
             gc.collect()
             gc.freeze()
@@ -196,6 +196,13 @@ def _workflows(options: RunOptions, on_bug: Callable[[str, Exception], str]) -> 
     if options.workspace is None or not is_offered(options.settings.workflow.enabled, options.workspace):
         return None
     return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug)
+
+
+def _workflow_tool() -> OwnTool:
+    # Only where it is offered: its schema comes from types whose import delays the first answer.
+    from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
+
+    return WORKFLOW_TOOL
 
 
 def _child_settings(options: RunOptions) -> ChildSettings:

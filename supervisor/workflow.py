@@ -1,44 +1,40 @@
-"""Puts `pos_workflow` together for one workspace: sessions on disk, definitions, and who runs phases."""
+"""The workflows of a workspace, which cost a start nothing: their parts come with the first call."""
 
 import os
-import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from mcpkeep.actors.phase_runs import PhaseRunner, PhaseRuns
-from mcpkeep.actors.session import SessionActor
-from mcpkeep.actors.workflow_tool import WorkflowTool
-from mcpkeep.protocol.workflow.session import Status
-from mcpkeep.supervisor.catalog import WorkspaceCatalog
-from mcpkeep.supervisor.definitions import has_workflows
-from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+from msgspec import Raw
 
-__all__ = ["Workflows", "is_offered", "sessions_folder"]
+from mcpkeep.actors.toolbox import Progress
+from mcpkeep.protocol.tools import ToolResult
 
-_BASES = (".praxis-os", ".agent-os")
+if TYPE_CHECKING:
+    from mcpkeep.actors.phase_runs import PhaseRunner
+    from mcpkeep.supervisor.workflow_parts import WorkflowParts
+
+__all__ = ["Workflows", "has_workflows", "is_offered"]
+
+_SIGNS = (".praxis-os", ".agent-os", os.path.join("universal", "workflows"))
+
+
+def has_workflows(workspace: str) -> bool:
+    """Whether the workspace is one that `pos_workflow` is offered in by itself."""
+    return any(os.path.isdir(os.path.join(workspace, name)) for name in _SIGNS)
 
 
 def is_offered(enabled: bool | Literal["auto"], workspace: str | None) -> bool:
-    """Whether the tool stands in `tools/list`: by itself only where the workspace knows workflows."""
+    """Whether the tool stands in `tools/list`."""
     if workspace is None:
         return False
-    return has_workflows(Path(workspace)) if enabled == "auto" else enabled
-
-
-def sessions_folder(workspace: str, state_dir: str | None) -> Path:
-    """Where the sessions are: with prAxIs OS, or else in the user's state folder, `state_dir`."""
-    for base in _BASES:
-        if os.path.isdir(os.path.join(workspace, base)):
-            return Path(workspace, base, "state", "workflows")
-    if state_dir is not None:
-        return Path(state_dir, "workflows")
-    return Path(workspace, ".praxis-os", "state", "workflows")
+    return has_workflows(workspace) if enabled == "auto" else enabled
 
 
 class Workflows:
-    """The tool's parts. Nothing is read before the first call, nor written before the first change."""
+    """Answers the tool's calls while `run` runs."""
 
     def __init__(
         self,
@@ -47,36 +43,52 @@ class Workflows:
         *,
         who: str,
         on_bug: Callable[[str, Exception], str],
-        runners: Mapping[str, PhaseRunner] | None = None,
+        runners: "Mapping[str, PhaseRunner] | None" = None,
     ) -> None:
         """`who` names this process to others that want to write; `runners` are by workflow type."""
-        self._files = SessionFiles(
-            sessions_folder(workspace, state_dir),
-            who=who,
-            older=[Path(workspace, base, ".cache", "state") for base in _BASES],
+        self._workspace = workspace
+        self._state_dir = state_dir
+        self._who = who
+        self._on_bug = on_bug
+        self._runners = runners or {}
+        self._needed = anyio.Event()
+        self._ready = anyio.Event()
+        self._parts: WorkflowParts | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Make the parts when they are needed, and be where phases run, until cancelled."""
+        task_status.started()
+        await self._needed.wait()
+        make = await anyio.to_thread.run_sync(_import_parts)
+        parts = make(
+            self._workspace, self._state_dir, who=self._who, on_bug=self._on_bug, runners=self._runners
         )
-        self._sessions = SessionActor(
-            store=ThreadedSessionStore(self._files),
-            now=lambda: datetime.now(UTC),
-            new_id=lambda: str(uuid.uuid4()),
-        )
-        self._catalog = WorkspaceCatalog(Path(workspace))
-        self.runs = PhaseRuns(runners or {}, on_bug=on_bug)
-        self.tool = WorkflowTool(sessions=self._sessions, catalog=self._catalog, runs=self.runs)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(parts.runs.run)
+            self._parts = parts
+            self._ready.set()
+
+    async def call(self, arguments: Raw, progress: Progress) -> ToolResult:
+        """Answer one call of `pos_workflow`."""
+        return await (await self._get()).tool.call(arguments, progress)
 
     async def facts(self) -> Mapping[str, object]:
-        """What `status` tells: sessions by status, how definitions are cached, and who writes."""
-        await self.tool.load()
-        counts = {status.value: (await self._sessions.list(status, limit=0)).count for status in Status}
-        page = await self._sessions.list(limit=0)
-        cache = self._catalog.counts()
-        return {
-            "sessions": {"count": page.count, **{status: many for status, many in counts.items() if many}},
-            "definitions": {"hits": cache.hits, "misses": cache.misses, "hit_rate": round(cache.hit_rate, 4)},
-            "writer": self._files.writer(),
-            **({"warnings": page.warnings} if page.warnings else {}),
-        }
+        """What `status` tells of them."""
+        return await (await self._get()).facts()
 
     async def close(self) -> None:
         """Let changes under way finish, and another process write."""
-        await self._sessions.close()
+        if self._parts is not None:
+            await self._parts.close()
+
+    async def _get(self) -> "WorkflowParts":
+        self._needed.set()
+        await self._ready.wait()
+        assert self._parts is not None
+        return self._parts
+
+
+def _import_parts() -> "type[WorkflowParts]":
+    from mcpkeep.supervisor.workflow_parts import WorkflowParts
+
+    return WorkflowParts

@@ -4,18 +4,19 @@ An action is a Request whose tag is its name. Another one is another type here, 
 and a row in the table that joins the two: schema, description and checks follow from the type.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, TypeGuard, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Raw
 
+from mcpkeep.protocol.config import nearest
 from mcpkeep.protocol.workflow.refusal import InvalidArgument
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_ENCODED",
+    "REQUESTS",
     "CompletePhase",
     "DeleteSession",
     "GetErrors",
@@ -175,6 +176,14 @@ class GetErrors(OfSession, frozen=True, tag="get_errors"):
     EXAMPLE = _SESSION
 
 
+def _is_action(value: object) -> TypeGuard[type[Request]]:
+    return isinstance(value, type) and issubclass(value, Request) and "EXAMPLE" in vars(value)
+
+
+REQUESTS: tuple[type[Request], ...] = tuple(filter(_is_action, list(globals().values())))
+"""All actions, in the order in which they stand above."""
+
+
 def action_of(kind: type[Request]) -> str:
     """The name of the action that a type stands for."""
     tag = kind.__struct_config__.tag
@@ -277,20 +286,20 @@ def _kind(raw: Raw | None, kinds: Kinds) -> type[Request]:
     valid = sorted(kinds.by_action)
     if raw is None:
         fault = "the argument 'action' is missing"
-        guess: Sequence[str] = ()
+        guess: str | None = None
     else:
         try:
             action: object = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             action = None
         if not isinstance(action, str):
-            fault, guess = "the argument 'action' must be a string", ()
+            fault, guess = "the argument 'action' must be a string", None
         elif (kind := kinds.by_action.get(action)) is not None:
             return kind
         else:
             fault = f"unknown action: {action[:100]!r}"
-            guess = difflib.get_close_matches(action[:100], valid, n=1)
-    hint = f"did you mean {guess[0]!r}?" if guess else f"use one of: {', '.join(valid)}"
+            guess = nearest(action[:100], valid)
+    hint = f"did you mean {guess!r}?" if guess else f"use one of: {', '.join(valid)}"
     raise InvalidArgument(fault, hint, valid_actions=valid)
 
 
@@ -298,10 +307,10 @@ def _check_names(unknown: Sequence[str], known: Sequence[str]) -> None:
     if not unknown:
         return
     shown = ", ".join(repr(name[:100]) for name in unknown[:5])
-    near = difflib.get_close_matches(unknown[0][:100], known, n=1)
+    near = nearest(unknown[0][:100], known)
     raise InvalidArgument(
         f"unknown argument{'s' if len(unknown) > 1 else ''} {shown}",
-        f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(('action', *known))}",
+        f"did you mean {near!r}?" if near else f"known are: {', '.join(('action', *known))}",
     )
 
 

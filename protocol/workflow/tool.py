@@ -9,9 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from mcpkeep.protocol.schema import flat_schema
 from mcpkeep.protocol.tools import OwnTool
-from mcpkeep.protocol.workflow.request import Kinds, Request, action_of
+from mcpkeep.protocol.workflow.request import REQUESTS, Kinds, Request, action_of
 
-__all__ = ["HIDDEN", "NAME", "describe_tool"]
+__all__ = ["HIDDEN", "NAME", "WORKFLOW_TOOL", "describe_tool"]
 
 NAME = "pos_workflow"
 
@@ -89,3 +89,6 @@ def _present(annotation: object) -> object:
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
     base, *meta = get_args(annotation)
     return Annotated[(dict, *meta)] if get_origin(base) is dict else annotation
+
+
+WORKFLOW_TOOL = describe_tool(REQUESTS)

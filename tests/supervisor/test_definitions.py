@@ -16,7 +16,6 @@ from mcpkeep.supervisor.definitions import (
     CacheCounts,
     Definitions,
     WorkflowUnknown,
-    has_workflows,
     search_path,
 )
 from mcpkeep.supervisor.workflow_files import read_bounded
@@ -84,13 +83,6 @@ def test_the_older_folder_is_searched_only_without_the_newer(tmp_path: Path) -> 
     write(tmp_path / ".praxis-os" / "workflows" / "new")
     assert names(definitions) == {"new": None}
     assert search_path(tmp_path)[0] == tmp_path / ".praxis-os" / "workflows"
-
-
-@pytest.mark.parametrize("name", [".praxis-os", ".agent-os", "universal/workflows"])
-def test_a_workspace_has_workflows_where_one_of_the_folders_is_there(tmp_path: Path, name: str) -> None:
-    assert not has_workflows(tmp_path)
-    (tmp_path / name).mkdir(parents=True)
-    assert has_workflows(tmp_path)
 
 
 def test_a_workflow_answers_to_its_name_its_aliases_and_its_folder(
