@@ -109,7 +109,19 @@ class RelayActor:
         self._client = wire
 
     def client_data(self, data: bytes) -> None:
-        self._relay.from_client(self._client_lines.feed(data), self._clock())
+        frames, now = self._client_lines.feed(data), self._clock()
+        lane = self._relay.lane
+        if passed := lane.calls(frames, now):
+            assert lane.link is not None  # it has let them pass
+            wire = self._peers[lane.link.generation].wire
+            keeps_up = wire.write(passed[0] if len(passed) == 1 else b"".join(passed))
+            if not keeps_up or self._armed is None:
+                self._flush()
+                self._balance()
+            if len(passed) == len(frames):
+                return
+            frames = frames[len(passed) :]
+        self._relay.from_client(frames, now)
         self._flush()
 
     def client_eof(self) -> None:
@@ -141,7 +153,14 @@ class RelayActor:
             if peer.early_size > HIGH_WATER:
                 peer.wire.pause_reading()
             return
-        self._relay.from_child(generation, frames, self._clock())
+        now = self._clock()
+        if (passed := self._relay.lane.answers(generation, frames, now)) and self._client is not None:
+            if not self._client.write(passed[0] if len(passed) == 1 else b"".join(passed)):
+                self._balance()
+            if len(passed) == len(frames):
+                return
+            frames = frames[len(passed) :]
+        self._relay.from_child(generation, frames, now)
         self._flush()
 
     def child_eof(self, generation: int) -> None:

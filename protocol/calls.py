@@ -45,7 +45,9 @@ class Calls:
         if call.generation == HELD:
             self.held_bytes -= len(call.frame)
         self._out.to_child(link, call.frame)
-        call.generation, call.end, call.asked_before = link.generation, link.sent, link.asked
+        call.generation = link.generation
+        call.end = link.sent
+        call.asked_before = link.asked
         call.attempts += 1
 
     def hold(self, call: Call, now: float) -> None:

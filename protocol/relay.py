@@ -30,6 +30,7 @@ from mcpkeep.protocol.jsonrpc import (
     encode_result,
     split_batch,
 )
+from mcpkeep.protocol.lane import Lane
 from mcpkeep.protocol.link import Link, Purpose
 from mcpkeep.protocol.listens import acknowledge, listens_changed, listens_updated
 from mcpkeep.protocol.listing import Listing, ListingChange
@@ -98,6 +99,7 @@ class Relay:
         self._standing = Standing()
         self._minted = Minted()
         self._health = Health(settings.health)
+        self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
         self._succession = Succession(
             self.output,
@@ -108,6 +110,7 @@ class Relay:
             minted=self._minted,
             health=self._health,
             takeover=self._takeover,
+            lane=self.lane,
             tell_change=self._tell_change,
         )
         self._links = self._succession.links

@@ -6,6 +6,7 @@ from typing import assert_never
 from mcpkeep.protocol.calls import Calls
 from mcpkeep.protocol.health import Health
 from mcpkeep.protocol.jsonrpc import encode_notification
+from mcpkeep.protocol.lane import Lane
 from mcpkeep.protocol.link import Link
 from mcpkeep.protocol.listing import Listing, ListingChange
 from mcpkeep.protocol.mcp import Loss
@@ -47,6 +48,7 @@ class Succession:
         minted: Minted,
         health: Health,
         takeover: Takeover,
+        lane: Lane,
         tell_change: Callable[[ListingChange], None],
     ) -> None:
         self.links: dict[int, Link] = {}
@@ -64,6 +66,7 @@ class Succession:
         self._minted = minted
         self._health = health
         self._takeover = takeover
+        self._lane = lane
         self._tell_change = tell_change
 
     def order(self, order: RelayOrder, now: float) -> None:
@@ -85,6 +88,7 @@ class Succession:
                 self._fail_held(order)
             case _:
                 assert_never(order)
+        self._set_lane()
 
     def ready(self, link: Link) -> None:
         """The session is open with this child."""
@@ -95,6 +99,7 @@ class Succession:
         self._out.effects.append(ChildReady(link.generation))
         if link is self.serving:
             self._catch_up(link)
+        self._set_lane()
 
     def check_drained(self, link: Link) -> None:
         """Tell the child actor once nothing is in flight at a child that waits to end."""
@@ -102,6 +107,11 @@ class Succession:
         if waits and not link.is_drained and not self._calls.in_flight(link.generation):
             link.is_drained = True
             self._out.effects.append(ChildDrained(link.generation))
+
+    def _set_lane(self) -> None:
+        link = self.serving
+        plain = link is not None and link.is_open and link.is_ready and len(self.links) == 1
+        self._lane.link = link if plain and not self.holding else None
 
     def _attach(self, link: Link) -> None:
         self.links[link.generation] = link

@@ -34,7 +34,7 @@ class Takeover:
         self._asked = 0
 
     def open(self, link: Link) -> None:
-        """Begin with a new child, in the client's own era: a child is locked to that of its first request.
+        """Begin with a new child in the client's own era: it is locked to that of its first request.
 
         A modern child is open at once, since each request carries all it needs. A legacy one is open once it
         has answered the replayed `initialize`; before the client has an answer to its own, that one goes out

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.supervisor import demo_server
@@ -68,7 +68,7 @@ class Stream:
         text = ""
         try:
             result = await self.client.call_tool(name, {"number": number}, read_timeout_seconds=LIMIT)
-            said = result.structured_content or {}
+            said: dict[str, Any] = result.structured_content or {}
             if result.is_error or "pid" not in said:
                 outcome, text = "failed", repr(result.content)
             else:
@@ -119,7 +119,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
     except DemoFailed as failure:
         raise DemoFailed(f"{failure}{_tail(log)}") from failure
     except Exception as error:  # what the client raises when the session breaks is the SDK's, of many types
-        raise DemoFailed(f"the session broke: {_first(error)!r}{_tail(log)}") from error
+        raise DemoFailed(f"the session broke: {_first(error)}{_tail(log)}") from error
     left = _alive({call.pid for event in events for call in event.calls if call.pid is not None})
     broken = _broken(events, left)
     if as_json:
@@ -263,7 +263,9 @@ def _tail(log: Path) -> str:
     return "".join(f"\n  {line}" for line in ["; mcpkeep wrote:", *lines]) if lines else ""
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _first(error: BaseException) -> str:
+    """The first error that is no group, as text."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return _first(group.exceptions[0])
+    return repr(error)

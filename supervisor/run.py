@@ -1,7 +1,10 @@
 """`mcpkeep run` up to its first child: that is spawned before anything slow is imported."""
 
+import gc
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcpkeep.protocol.errors import SpawnError
@@ -20,18 +23,31 @@ def run(options: "RunOptions") -> int:
     Nothing but JSON-RPC goes to stdout from here on, whoever prints.
     """
     sys.stdout = sys.stderr
+    gc.disable()  # what is imported stays; the tree turns it on again
+    _mend_inheritance()
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
-    try:
+    with suppress(SpawnError):  # the child actor meets it again, and tells the client
         first = spawn_child(
             options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
         )
-    except SpawnError:
-        pass  # the child actor meets it again, and tells the client
     watcher = Watcher(run_id)
-    from mcpkeep.supervisor.tree import serve
-
     try:
+        from mcpkeep.supervisor.tree import serve
+
         return serve(options, run_id, first)
+    except KeyboardInterrupt:  # before the tree takes signals
+        return 128 + signal.SIGINT
     finally:
         watcher.close()
+
+
+def _mend_inheritance() -> None:
+    """Undo what a parent left: exit codes that nobody can ask for, blocked signals, missing stdio."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # else the next pipe would become somebody's stdout
+            os.open(os.devnull, os.O_RDWR)

@@ -1,10 +1,10 @@
 """`python -m tests.benchmarks`: measure mcpkeep beside the direct connection and a blind pump.
 
---quick        a glance of about a minute instead of figures
---peers        fastmcp's create_proxy and mcp-proxy too, where installed
---only NAME    one of traffic, memory, start, idle, gap, overlap, soak; may be repeated
---soak N       how many SIGKILLs the soak makes (10,000; 200 with --quick); the soak runs only on demand
---json FILE    write the tables there as well
+--quick         a glance of about a minute instead of figures
+--peers PYTHON  fastmcp's create_proxy and mcp-proxy too, where that interpreter has them; may be repeated
+--only NAME     one of traffic, memory, start, idle, gap, overlap, soak; may be repeated
+--soak N        only the soak, with that many SIGKILLs (`--only soak` makes 10,000, with --quick 200)
+--json FILE     write the tables there as well
 """
 
 import argparse
@@ -31,18 +31,17 @@ def main(argv: list[str]) -> int:
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--peers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", action="append", metavar="PYTHON", help=argparse.SUPPRESS)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help=argparse.SUPPRESS)
     parser.add_argument("--soak", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     quick: bool = options.quick
     kills: int = options.soak or (200 if quick else 10_000)
-    wanted = options.only or [
-        *([] if options.soak is not None else [name for name in BENCHMARKS if name != "soak"]),
-        *(["soak"] if options.soak is not None else []),
-    ]
-    others, reasons = peers() if options.peers else ({}, [])
+    wanted: list[str] = options.only or [name for name in BENCHMARKS if name != "soak"]
+    if options.soak is not None:
+        wanted = ["soak"]
+    others, reasons = peers(options.peers) if options.peers else ({}, [])
     paths = {**PATHS, **others}
     for reason in reasons:
         print(reason, file=sys.stderr)

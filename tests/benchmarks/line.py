@@ -4,7 +4,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -174,7 +174,7 @@ class Line:
             return perf_counter() - start
 
     @contextmanager
-    def nonblocking(self) -> Iterator[None]:
+    def nonblocking(self) -> Generator[None]:
         """Neither end blocks meanwhile: two sides that both write and block would wait for each other."""
         os.set_blocking(self.to, False)
         os.set_blocking(self.back, False)

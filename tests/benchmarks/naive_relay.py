@@ -21,10 +21,13 @@ class Relay:
         self.leaked: list[bytes] = []
         self.out = self.back = b""
         self.child = self.spawn()
-        signal.signal(signal.SIGUSR2, lambda *_: self.child.kill())
+        signal.signal(signal.SIGUSR2, self.restart)
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+    def restart(self, _number: int, _frame: object) -> None:
+        self.child.kill()
 
     def respawn(self) -> None:
         if self.fault == "--orphan":

@@ -1,10 +1,11 @@
-"""A client, its children and the relay between them, driven step by step; each step tells what it caused."""
+"""A client, its children and the relay between them, step by step; each step tells all that it caused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from mcpkeep.protocol.framing import Frame
 from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.output import Logged, RelayEffect
 from mcpkeep.protocol.relay import Relay, RelaySettings
@@ -99,12 +100,28 @@ def acknowledged(id_: int | str = "L", **honoured: object) -> Json:
     return notice("notifications/subscriptions/acknowledged", {"notifications": honoured, "_meta": meta})
 
 
+class LaneFirst(Relay):
+    """A relay that is driven as the actor drives it: what is plain takes the lane."""
+
+    def from_client(self, frames: Sequence[Frame], now: float) -> None:
+        passed = self.lane.calls(frames, now)
+        if passed:
+            assert self.lane.link is not None
+            self.output.child.setdefault(self.lane.link.generation, []).extend(passed)
+        super().from_client(frames[len(passed) :], now)
+
+    def from_child(self, generation: int, frames: Sequence[Frame], now: float) -> None:
+        passed = self.lane.answers(generation, frames, now)
+        self.output.client.extend(passed)
+        super().from_child(generation, frames[len(passed) :], now)
+
+
 class Script:
     """Each step returns what it caused, in the order client, children, effects."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("health", HealthSettings(after_idle=0))
-        self.relay = Relay(own_tools=(KEEP,), settings=RelaySettings(**settings), own_prefix=PREFIX)
+        self.relay = LaneFirst(own_tools=(KEEP,), settings=RelaySettings(**settings), own_prefix=PREFIX)
         self.now = 0.0
         self.logs: list[Logged] = []
         self.sent: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,6 +36,7 @@ from tests.protocol.relay_script import (
     KEEP,
     PREFIX,
     Json,
+    LaneFirst,
     acknowledged,
     discovered,
     failure,
@@ -78,9 +80,11 @@ class Child:
 
 
 class RelayMachine(RuleBasedStateMachine):
+    kind: type[Relay] = Relay
+
     def __init__(self) -> None:
         super().__init__()
-        self.relay = Relay(
+        self.relay = self.kind(
             own_tools=(KEEP,),
             settings=RelaySettings(hold=HOLD, health=HealthSettings(after_idle=20, timeout=5)),
             own_prefix=PREFIX,
@@ -592,9 +596,16 @@ class RelayMachine(RuleBasedStateMachine):
             assert self.stale or (self.modern and not listening), "the client knows another list"
 
 
-def test_whatever_happens_each_request_is_answered_once_and_nothing_is_left_behind() -> None:
+class LaneMachine(RelayMachine):
+    kind = LaneFirst
+
+
+@pytest.mark.parametrize("machine", [RelayMachine, LaneMachine])
+def test_whatever_happens_each_request_is_answered_once_and_nothing_is_left_behind(
+    machine: type[RelayMachine],
+) -> None:
     run_state_machine_as_test(  # pyright: ignore[reportUnknownArgumentType]
-        RelayMachine,
+        machine,
         settings=settings(
             max_examples=100,
             stateful_step_count=50,

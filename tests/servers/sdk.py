@@ -60,7 +60,7 @@ async def steps(count: int, ctx: Context[Any, Any]) -> str:
     """Report progress and log at each step."""
     for step in range(1, count + 1):
         await ctx.report_progress(step, count, f"step {step}")
-        await ctx.info(f"step {step}")
+        await ctx.info(f"step {step}")  # pyright: ignore[reportDeprecated]
     return f"{count} steps"
 
 

@@ -1,0 +1,53 @@
+"""The demo runs the real thing, says what it lacks, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcpkeep.supervisor.demo_screen import Call, Event
+from tests.benchmarks.line import environment
+
+WITHOUT_MCP = """
+import sys
+sys.modules["mcp"] = None
+from mcpkeep.supervisor.demo import main
+sys.exit(main([]))
+"""
+
+
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment(), timeout=120
+    )
+
+
+def test_without_the_extra_it_says_which_pip_command_to_run() -> None:
+    done = run("-c", WITHOUT_MCP)
+    expected = f"mcpkeep demo needs mcp: run `{sys.executable} -m pip install 'mcpkeep[demo]'`\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_an_event_counts_its_calls_by_outcome() -> None:
+    calls = [Call(1.0, 1.5, "answered", 7), Call(1.1, 1.2, "failed", None, "why"), Call(1.1, 3.1, "lost")]
+    event = Event("kill -9", 1.0, calls=calls)
+    counted = [event.count("answered"), event.count("failed"), event.count("lost")]
+    assert (counted, event.first_error, event.longest) == ([1, 1, 1], "why", 2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (Path(__file__).parents[2] / "supervisor" / "__main__.py").exists(),
+    reason="mcpkeep run is not there yet",
+)
+def test_the_demo_keeps_every_promise_it_shows() -> None:
+    done = run("-m", "mcpkeep.supervisor", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert [event["event"] for event in figures["events"]] == [
+        *("start", "kill -9", "kill -9 again"),
+        "restart, overlap",
+    ]
+    assert (figures["broken_promises"], figures["left_running"]) == ([], [])
