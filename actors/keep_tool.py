@@ -31,9 +31,11 @@ class KeepTool:
         relay_status: Callable[[], RelayStatus],
         stderr_lines: Callable[[int], tuple[str, ...]],
         about: Callable[[], Mapping[str, object]],
+        workflows: Callable[[], Awaitable[Mapping[str, object]]] | None = None,
         restart_limit: float,
     ) -> None:
-        """`about` describes this mcpkeep itself; `restart_limit` is in seconds."""
+        """`about` describes this mcpkeep itself, `workflows` the sessions; `restart_limit` is in seconds."""
+        self._workflows = workflows
         self._child = child
         self._relay_status = relay_status
         self._stderr_lines = stderr_lines
@@ -69,7 +71,8 @@ class KeepTool:
 
     async def _status(self, asked: KeepArguments) -> _Answer:
         child = await self._child.ask(GetStatus(), within=STATUS_LIMIT)
-        return {"server": child, "session": self._relay_status(), "mcpkeep": self._about()}
+        workflows = {} if self._workflows is None else {"workflows": await self._workflows()}
+        return {"server": child, "session": self._relay_status(), "mcpkeep": self._about(), **workflows}
 
     async def _restart(self, asked: KeepArguments) -> _Answer | ToolResult:
         mode = ReplaceMode(asked.mode) if asked.mode is not None else None

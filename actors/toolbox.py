@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolResult
 
-__all__ = ["Progress", "ToolHandler", "Toolbox", "refusal"]
+__all__ = ["Progress", "ToolHandler", "Toolbox", "named_action", "refusal"]
 
 Progress: TypeAlias = Callable[[float, float | None, str], None]
 """Takes how far a call is, the total if known, and a text."""
@@ -32,11 +32,24 @@ class Toolbox:
         except Exception as error:
             place = self._on_bug(call.name, error)
             return refusal(
-                None,
+                named_action(bytes(call.arguments)),
                 "RuntimeError",
                 f"mcpkeep failed at this call of {call.name!r}: {type(error).__name__}",
                 f"This is a bug in mcpkeep; the details are in {place}.",
             )
+
+
+class _Named(msgspec.Struct, frozen=True):
+    action: str | None = None
+
+
+def named_action(arguments: bytes) -> str | None:
+    """The action that a call's arguments name, whether or not there is one of that name."""
+    try:
+        action = msgspec.json.decode(arguments, type=_Named).action
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return action[:100] if action is not None else None
 
 
 def refusal(action: str | None, error_type: str, error: str, remediation: str, **more: object) -> ToolResult:

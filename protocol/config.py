@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 from mcpkeep.protocol.errors import ConfigError
 from mcpkeep.protocol.setting import (
     AMOUNT,
+    AUTO,
     COMMAND,
     ENVIRONMENT,
     FILE,
@@ -39,6 +40,7 @@ __all__ = [
     "Setting",
     "Settings",
     "Watch",
+    "Workflow",
     "default_of",
     "line_of",
     "nearest",
@@ -89,6 +91,10 @@ class Relay(NamedTuple):
     overlay: bool = True
 
 
+class Workflow(NamedTuple):
+    enabled: bool | Literal["auto"] = "auto"
+
+
 class Watch(NamedTuple):
     paths: tuple[str, ...] = ()
     debounce: float = 0.3
@@ -110,6 +116,7 @@ class Settings(NamedTuple):
     limits: Limits = Limits()
     health: Health = Health()
     relay: Relay = Relay()
+    workflow: Workflow = Workflow()
     watch: Watch = Watch()
     log: Log = Log()
 
@@ -159,7 +166,8 @@ TABLE: tuple[Setting, ...] = (
         "restart a server that ended: always, only after a failure, or never",
         "--restart",
     ),
-    Setting("restart", "intensity", NUMBER, "more restarts than this within the period, and it is left down; 0 sets no bound"),
+    Setting("restart", "intensity", NUMBER, "more restarts than this within the period, and it is left down; "
+        "0 sets no bound"),
     Setting("restart", "period", POSITIVE_SECONDS, "the period for the intensity"),
     Setting("restart", "backoff_base", SECONDS, "wait before the second restart in a row; doubles each time"),
     Setting("restart", "backoff_max", SECONDS, "the longest such wait"),
@@ -180,6 +188,13 @@ TABLE: tuple[Setting, ...] = (
         "mcpkeep's own tools hide those of the server that have the same name",
         "--no-overlay",
         "false",
+    ),
+    Setting(
+        "workflow",
+        "enabled",
+        AUTO,
+        "offer the tool pos_workflow: `auto` does where the workspace has .praxis-os, .agent-os or "
+        "universal/workflows",
     ),
     Setting("watch", "paths", PATHS, "restart the server when one of these changes", "--watch"),
     Setting("watch", "debounce", SECONDS, "how long changes are gathered before the restart"),
@@ -254,6 +269,7 @@ def resolve(
         limits=Limits(**values["limits"]),
         health=Health(**values["health"]),
         relay=Relay(**values["relay"]),
+        workflow=Workflow(**values["workflow"]),
         watch=Watch(**values["watch"]),
         log=Log(**values["log"]),
     )

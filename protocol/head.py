@@ -58,7 +58,7 @@ class Head(msgspec.Struct, gc=False):
     """One message of either direction: a request, a notification or a response."""
 
     jsonrpc: Literal["2.0"]
-    id: int | str | None | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
     method: str | None = None
     params: Params = _NO_PARAMS
     result: Result | None = None

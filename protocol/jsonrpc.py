@@ -57,7 +57,7 @@ class Message(msgspec.Struct, gc=False):
     """The lenient envelope of a request, notification or response; which one it is, its members tell."""
 
     jsonrpc: Literal["2.0"]
-    id: int | str | None | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
     params: Raw = NO_RAW
     result: Raw = NO_RAW

@@ -38,7 +38,7 @@ class Lane:
         self._health = health
 
     def calls(self, frames: Sequence[Frame], now: float) -> list[bytes]:
-        """The client's first frames as far as they are plain calls: noted as sent, to be written to `link`."""
+        """The client's first frames as far as they are plain calls: noted as sent, for `link`."""
         link, table, tools = self.link, self._table, self._listing.tools
         passed: list[bytes] = []
         if link is None:

@@ -25,6 +25,10 @@ class OwnRequest(msgspec.Struct, frozen=True):
     first_page: bool = True
     compare: bool = False
 
+    def lists(self, method: str) -> bool:
+        """Whether it asks for this list, so that another such request beside it would mix their pages."""
+        return self.purpose is Purpose.LIST and self.method == method
+
 
 class Link(msgspec.Struct):
     """The relay's end of one child."""

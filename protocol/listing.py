@@ -101,8 +101,8 @@ class Listing:
 
     def from_memory(self, era: Era) -> Raw:
         """`tools/list` while no child can answer it: what was last given, and our own."""
-        known = self._given.get("tools/list")
-        items = [Raw(item) for item in known.items] if known else []
+        known = self._given.setdefault("tools/list", _Given({}, False))
+        items = [Raw(item) for item in known.items]
         members: JsonObject = {"tools": Raw(msgspec.json.encode(items + self._own_items()))}
         if era is Era.MODERN:
             members |= {**UNCACHED, "resultType": Raw(b'"complete"')}

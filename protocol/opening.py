@@ -1,4 +1,4 @@
-"""How the client opened its session: its era, what it was told, and how a new child is brought to the same point."""
+"""How the client opened its session: its era, what it was told, and what brings a new child there."""
 
 from collections.abc import Mapping
 

@@ -105,6 +105,7 @@ class Relay:
             self.output,
             calls=self.calls,
             opening=self.opening,
+            listing=self.listing,
             standing=self._standing,
             minted=self._minted,
             health=self._health,
@@ -330,7 +331,7 @@ class Relay:
             if not link.is_ready:
                 self._opening_answered(link, call, line)
             if call.method in _NOTED:
-                line = self._note_answer(call, line)
+                line = self._note_answer(call, link, line)
             if result.request_state is not None or result.task is not None:
                 self._bind(result, link)
         elif call.method in _SERVED_FOR:
@@ -351,7 +352,7 @@ class Relay:
             self.opening.settle()
         self._succession.ready(link)
 
-    def _note_answer(self, call: Call, line: bytes) -> bytes:
+    def _note_answer(self, call: Call, link: Link, line: bytes) -> bytes:
         """Remember what this answer says of the session; the frame as the client gets it."""
         if call.method in _SETTING:
             self._set(call)
@@ -361,6 +362,8 @@ class Relay:
             page = self.listing.page(call.method, result, first=call.first_page, era=self.opening.era)
             if call.method == "tools/list" and (hidden := self.listing.hidden_names()):
                 self.output.log("info", f"mcpkeep's tools stand for the server's own {', '.join(hidden)}")
+            if link is not self._succession.serving:
+                self._succession.list_again((call.method,))
         else:
             page = self.opening.child_answers(result)
         return line if page is result else encode_result(call.id, page)

@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 __all__ = [
     "AMOUNT",
+    "AUTO",
     "COMMAND",
     "ENVIRONMENT",
     "FILE",
@@ -202,6 +203,14 @@ def _file(value: object) -> bool | str:
     return str(value)
 
 
+def _auto(value: object) -> bool | str:
+    return "auto" if value == "auto" else _switch(value)
+
+
+def _auto_from_text(text: str) -> bool | str:
+    return "auto" if text == "auto" else _switch_from_text(text)
+
+
 def _file_from_text(text: str) -> bool | str:
     try:
         return _switch_from_text(text)
@@ -214,6 +223,7 @@ POSITIVE_SECONDS = Kind("SECONDS", "a number of seconds above 0, up to a year", 
 NUMBER = Kind("N", "a whole number from 0 to 1000", _number, int)
 SIZE = Kind("SIZE", 'a number of bytes, or text such as "600 MB" or "1.5 GiB"', _bytes(0), str)
 AMOUNT = Kind("SIZE", 'at least 4096 bytes, or text such as "10 MiB"', _bytes(_LEAST_AMOUNT), str)
+AUTO = Kind("WHEN", 'true, false or "auto"', _auto, _auto_from_text)
 SWITCH = Kind("BOOL", "true or false", _switch, _switch_from_text)
 COMMAND = Kind("COMMAND", 'an array of strings, or one string such as "npx -y some-server"', _command, _words)
 ENVIRONMENT = Kind("TABLE", "a table of strings", _environment, _environment_from_text)

@@ -1,6 +1,6 @@
 """Which child serves: the orders of the child actor, and what each means for the client's requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from mcpkeep.protocol.calls import Calls
@@ -8,7 +8,7 @@ from mcpkeep.protocol.health import Health
 from mcpkeep.protocol.jsonrpc import encode_notification
 from mcpkeep.protocol.lane import Lane
 from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import ListingChange
+from mcpkeep.protocol.listing import Listing, ListingChange
 from mcpkeep.protocol.mcp import Loss
 from mcpkeep.protocol.minted import Minted
 from mcpkeep.protocol.opening import Opening
@@ -43,6 +43,7 @@ class Succession:
         *,
         calls: Calls,
         opening: Opening,
+        listing: Listing,
         standing: Standing,
         minted: Minted,
         health: Health,
@@ -60,6 +61,7 @@ class Succession:
         self._out = out
         self._calls = calls
         self._opening = opening
+        self._listing = listing
         self._standing = standing
         self._minted = minted
         self._health = health
@@ -154,10 +156,15 @@ class Succession:
         """Another child serves than the client last heard: what may have changed for it?"""
         if self.last_exit is None and len(self.links) == 1:
             return
-        for change in self._takeover.list_again(link):
-            self._tell_change(change)
+        self.list_again(self._listing.given_methods())
         for uri in self._standing.uris:
             self._out.client.append(encode_notification("notifications/resources/updated", {"uri": uri}))
+
+    def list_again(self, methods: Iterable[str]) -> None:
+        """The client was given these lists by another child than serves: find what differs."""
+        if self.serving is not None and self.serving.is_ready:
+            for change in self._takeover.list_again(self.serving, methods):
+                self._tell_change(change)
 
     def _exited(self, exited: ChildExited, now: float) -> None:
         link = self.links.pop(exited.generation, None)

@@ -1,8 +1,9 @@
-"""Bringing a child to where the client's session stands, and learning what it offers, by requests of our own."""
+"""Bringing a child to where the client's session stands, and learning what it offers, by our own requests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from mcpkeep.protocol.head import Head
 from mcpkeep.protocol.jsonrpc import decode_message, encode_notification, encode_request
@@ -16,7 +17,7 @@ from mcpkeep.protocol.standing import Standing
 __all__ = ["Takeover"]
 
 _MAX_PAGES = 100
-"""A list with more pages than this is taken as changed: a server that never ends one must not keep us asking."""
+"""A list with more pages than this is taken as it is: a server that never ends one keeps nobody asking."""
 
 
 class Takeover:
@@ -34,7 +35,7 @@ class Takeover:
         self._pages: dict[tuple[int, str], int] = {}
 
     def open(self, link: Link) -> None:
-        """Begin with a new child: in the client's own era, since a child is locked to that of its first request.
+        """Begin with a new child in the client's own era: it is locked to that of its first request.
 
         A modern child is open at once, since each request carries all it needs. A legacy one is open once it
         has answered the replayed `initialize`; before the client has an answer to its own, that one goes out
@@ -67,17 +68,25 @@ class Takeover:
 
     def repeat(self, link: Link, method: str, params: Mapping[str, object]) -> None:
         """Tell a second child what the client has just set at the first."""
-        if method == "logging/setLevel" and "logging" not in (link.capabilities or {"logging"}):
+        if (
+            method == "logging/setLevel"
+            and link.capabilities is not None
+            and "logging" not in link.capabilities
+        ):
             return
         self._ask(link, Purpose.STANDING, method, self._opening.own_params(params))
 
-    def list_again(self, link: Link) -> list[ListingChange]:
-        """Ask for all lists that the client was given, to compare; what changed where the child has none."""
+    def list_again(self, link: Link, methods: Iterable[str]) -> list[ListingChange]:
+        """Ask for lists that the client was given, to compare; what changed where the child has none."""
         changes: list[ListingChange] = []
-        for method in self._listing.given_methods():
+        for method in methods:
             kind = LIST_KINDS[method]
             if link.capabilities is None or kind.capability in link.capabilities:
-                self._ask_list(link, method, compare=True)
+                asked = next((id_ for id_, own in link.own.items() if own.lists(method)), None)
+                if asked is None:
+                    self._ask_list(link, method, compare=True)
+                else:
+                    link.own[asked] = replace(link.own[asked], compare=True)
                 continue
             self._listing.fresh_page(method, Raw(b"{}"), first=True)
             if (change := self._listing.compare(method)) is not None:
@@ -87,7 +96,7 @@ class Takeover:
     def learn_tools(self, link: Link) -> None:
         """Ask for the tools once, so that their annotations are known."""
         if link.capabilities is not None and "tools" in link.capabilities:
-            asked = any(own.method == "tools/list" for own in link.own.values())
+            asked = any(own.lists("tools/list") for own in link.own.values())
             if not asked and (link.generation, "tools/list") not in self._pages:
                 self._ask_list(link, "tools/list", compare=False)
 

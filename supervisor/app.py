@@ -79,6 +79,11 @@ def _load(target: str) -> Callable[[object], int]:
 _COMMANDS = (
     _Command("run", "start an MCP server and keep it up; this is what the IDE's entry calls", _run),
     _Command(
+        "workflow",
+        "the workflow sessions of a workspace, from a terminal: `mcpkeep workflow list_sessions`",
+        _lazily("mcpkeep.supervisor.terminal:main"),
+    ),
+    _Command(
         "demo",
         "see it: calls in a stream while the server is killed",
         _lazily("mcpkeep.supervisor.demo:main"),

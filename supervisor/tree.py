@@ -12,13 +12,15 @@ import anyio
 from mcpkeep.actors.child import ChildActor
 from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.actors.relay import RelayActor
-from mcpkeep.actors.toolbox import Toolbox
+from mcpkeep.actors.toolbox import Toolbox, ToolHandler
 from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
 from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.keep import KEEP_TOOL
 from mcpkeep.protocol.output import Logged
 from mcpkeep.protocol.relay import Relay, RelaySettings
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
+from mcpkeep.protocol.switch import RelayReport
+from mcpkeep.protocol.tools import OwnTool
 from mcpkeep.supervisor.app import version
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
@@ -26,6 +28,7 @@ from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.options import RunOptions
 from mcpkeep.supervisor.process import Spawned
 from mcpkeep.supervisor.wire import FdWire
+from mcpkeep.supervisor.workflow import Workflows, is_offered
 
 __all__ = ["serve"]
 
@@ -65,8 +68,10 @@ class _Tree:
         self._code = 0
         settings = options.settings
         self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
+        self._workflows = _workflows(options, self._log_bug)
+        tools = (KEEP_TOOL,) if self._workflows is None else (KEEP_TOOL, _workflow_tool())
         self._relay = Relay(
-            own_tools=(KEEP_TOOL,),
+            own_tools=tools,
             settings=RelaySettings(
                 hold=settings.limits.hold,
                 overlay=settings.relay.overlay,
@@ -77,7 +82,7 @@ class _Tree:
         )
         self._actor = RelayActor(
             self._relay,
-            report=lambda report: self._child.tell(report),
+            report=self._report,
             log=_log_relay,
             client_gone=self._done.set,
             max_message=settings.limits.max_message,
@@ -106,8 +111,12 @@ class _Tree:
             stderr_lines=self._host.stderr_lines,
             about=self._about,
             restart_limit=self._restart_limit,
+            workflows=self._workflows.facts if self._workflows is not None else None,
         )
-        self._tools = Toolbox((KEEP_TOOL, keep.call), on_bug=self._log_bug)
+        answering: list[ToolHandler] = [keep.call]
+        if self._workflows is not None:
+            answering.append(self._workflows.call)
+        self._tools = Toolbox(*zip(tools, answering, strict=True), on_bug=self._log_bug)
 
     async def run(self) -> int:
         self._client = client = FdWire(
@@ -123,6 +132,8 @@ class _Tree:
             await actors.start(self._signals)
             await actors.start(self._actor.run, self._tools)
             await actors.start(self._child.run)
+            if self._workflows is not None:
+                await actors.start(self._workflows.run)
             await client.open()
             gc.freeze()
             gc.enable()
@@ -131,6 +142,8 @@ class _Tree:
             await self._done.wait()
             self._child.stop()
             await self._child.stopped()
+            if self._workflows is not None:
+                await self._workflows.close()
             with anyio.move_on_after(FLUSH_LIMIT):
                 await client.flush()
             actors.cancel_scope.cancel()
@@ -192,6 +205,9 @@ class _Tree:
                     self._code = 128 + number
                     self._done.set()
 
+    def _report(self, report: RelayReport) -> None:
+        self._child.tell(report)
+
     def _notify(self, notify: Notify) -> None:
         _log.log(_LEVELS[notify.level], notify.text)
         self._actor.notice(notify.level, notify.text)
@@ -209,7 +225,31 @@ class _Tree:
 
     def _log_bug(self, tool: str, error: Exception) -> str:
         _log.error("a call of %r failed", tool, exc_info=error)
-        return self._options.log_file or "mcpkeep's stderr"
+        return _shown_log(self._options)
+
+
+def _shown_log(options: RunOptions) -> str:
+    """Where the log is, in words for an agent: no path outside the workspace."""
+    log_file, workspace = options.log_file, options.workspace
+    if log_file is None:
+        return "what mcpkeep wrote to stderr"
+    if workspace is not None and log_file.startswith(workspace.rstrip(os.sep) + os.sep):
+        return os.path.relpath(log_file, workspace)
+    return "mcpkeep's log file, which the tool mcpkeep's status names"
+
+
+def _workflows(options: RunOptions, on_bug: Callable[[str, Exception], str]) -> Workflows | None:
+    """The sessions and definitions of the workspace; None where the tool is not offered."""
+    if options.workspace is None or not is_offered(options.settings.workflow.enabled, options.workspace):
+        return None
+    return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug)
+
+
+def _workflow_tool() -> OwnTool:
+    # Only where it is offered: its schema comes from types whose import delays the first answer.
+    from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
+
+    return WORKFLOW_TOOL
 
 
 def _child_settings(options: RunOptions) -> ChildSettings:

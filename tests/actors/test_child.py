@@ -56,7 +56,8 @@ class FakeWire:
     accepted = 7
     queued = 0
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> bool:
+        return True
 
     def pause_reading(self) -> None: ...
 

@@ -1,10 +1,11 @@
-"""A client, its children and the relay between them, driven step by step; each step tells all that it caused."""
+"""A client, its children and the relay between them, step by step; each step tells all that it caused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from mcpkeep.protocol.framing import Frame
 from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.output import Logged, RelayEffect
 from mcpkeep.protocol.relay import Relay, RelaySettings
@@ -94,12 +95,33 @@ def discovered(capabilities: Json | None = None) -> Json:
     return {"supportedVersions": [MODERN], "capabilities": FULL if capabilities is None else capabilities}
 
 
+def acknowledged(id_: int | str = "L", **honoured: object) -> Json:
+    meta = {"io.modelcontextprotocol/subscriptionId": id_}
+    return notice("notifications/subscriptions/acknowledged", {"notifications": honoured, "_meta": meta})
+
+
+class LaneFirst(Relay):
+    """A relay that is driven as the actor drives it: what is plain takes the lane."""
+
+    def from_client(self, frames: Sequence[Frame], now: float) -> None:
+        passed = self.lane.calls(frames, now)
+        if passed:
+            assert self.lane.link is not None
+            self.output.child.setdefault(self.lane.link.generation, []).extend(passed)
+        super().from_client(frames[len(passed) :], now)
+
+    def from_child(self, generation: int, frames: Sequence[Frame], now: float) -> None:
+        passed = self.lane.answers(generation, frames, now)
+        self.output.client.extend(passed)
+        super().from_child(generation, frames[len(passed) :], now)
+
+
 class Script:
-    """`seen` is what has happened since it was last taken; each step takes it."""
+    """Each step returns what it caused, in the order client, children, effects."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("health", HealthSettings(after_idle=0))
-        self.relay = Relay(own_tools=(KEEP,), settings=RelaySettings(**settings), own_prefix=PREFIX)
+        self.relay = LaneFirst(own_tools=(KEEP,), settings=RelaySettings(**settings), own_prefix=PREFIX)
         self.now = 0.0
         self.logs: list[Logged] = []
         self.sent: dict[int, int] = {}
@@ -232,4 +254,9 @@ def brief(message: Json) -> Json:
     error = message["error"]
     data = error["data"]
     assert set(data) == {"reason", "retryable", "exit_code", "signal", "stderr_tail"}
-    return {"id": message["id"], "code": error["code"], "reason": data["reason"], "retryable": data["retryable"]}
+    return {
+        "id": message["id"],
+        "code": error["code"],
+        "reason": data["reason"],
+        "retryable": data["retryable"],
+    }

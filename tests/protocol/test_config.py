@@ -127,6 +127,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "SIZE": "12 MiB",
         "BOOL": "off",
         "PATH": "/a:/b",
+        "WHEN": "auto",
     }
     environ = {s.variable: texts.get(s.kind.metavar, s.kind.metavar.split("|")[-1]) for s in TABLE}
     resolved = resolve(None, environ=environ, flags={})

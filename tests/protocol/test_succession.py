@@ -9,6 +9,7 @@ from tests.protocol.relay_script import (
     VERSION,
     Json,
     Script,
+    acknowledged,
     brief,
     call,
     discovered,
@@ -643,11 +644,6 @@ def test_tasks_go_to_the_child_that_has_them_and_to_the_serving_one_afterwards()
 LISTEN = modern("L", "subscriptions/listen", {"notifications": {"toolsListChanged": True}})
 
 
-def acknowledged(id_: str = "L", **honoured: object) -> Json:
-    meta = {"io.modelcontextprotocol/subscriptionId": id_}
-    return notice("notifications/subscriptions/acknowledged", {"notifications": honoured, "_meta": meta})
-
-
 def test_a_stream_is_opened_again_and_only_the_first_acknowledgement_is_told() -> None:
     script = Script.modern().listed(RISKY)
     script.client(LISTEN)
@@ -889,3 +885,23 @@ def test_the_versions_and_capabilities_told_stay_as_they_are() -> None:
     assert to_client(events) == []
     assert script.relay.opening.capabilities == {"tools", "logging"}
     assert script.relay.status().protocol_version == VERSION
+
+
+def test_a_list_that_the_old_child_answers_after_the_promotion_is_compared_too() -> None:
+    script = Script.legacy()
+    script.client(request(1, "tools/list"))
+    script.opened(2)
+    script.promote(2)
+    events = script.child(1, result(1, {"tools": [tool("a")]}))
+    assert to_child(events, 2) == [{"own": "tools/list"}]
+    events = script.answer(2, "tools/list", {"tools": [tool("b")]})
+    assert to_client(events)[0] == notice("notifications/tools/list_changed")
+
+
+def test_a_list_that_is_being_compared_is_not_asked_for_beside() -> None:
+    script = Script.legacy().listed([tool("a")])
+    script.client(request(1, "tools/list"))
+    script.opened(2)
+    assert to_child(script.promote(2), 2) == [{"own": "tools/list"}]
+    assert to_child(script.child(1, result(1, {"tools": [tool("a")]})), 2) == []
+    assert script.answer(2, "tools/list", {"tools": [tool("a")]}) == []

@@ -297,7 +297,9 @@ def test_a_client_that_ends_in_the_middle_of_a_line_ends_it_cleanly(tmp_path: Pa
         client.close_stdin()
         assert client.wait_until_ended() == 0
         client.wait_for(lambda: client.ended)
-        assert [(said["id"], said["error"]["code"]) for said in client.said if "error" in said] == [(9, -32600)]
+        assert [(said["id"], said["error"]["code"]) for said in client.said if "error" in said] == [
+            (9, -32600)
+        ]
 
 
 def test_a_client_that_is_gone_ends_it_cleanly_though_much_is_to_be_said(tmp_path: Path) -> None:

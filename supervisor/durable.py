@@ -1,0 +1,309 @@
+"""Durable files: a write is on disk, whole, when it returns; one that fails leaves the old file.
+
+Temp file beside the target, fsync, the old file linked aside as the previous generation, rename, fsync of the
+folder. Every call that changes the disk goes through FileCalls, so that tests can record, cut and break them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = [
+    "OS_CALLS",
+    "FileCalls",
+    "FileChanged",
+    "FolderSync",
+    "NotTakenBack",
+    "OsCalls",
+    "Stamp",
+    "make_folders",
+    "remove_file",
+    "stamp_of",
+    "write_durably",
+]
+
+
+class FileCalls(Protocol):
+    """The calls that change the disk; each raises OSError as its namesake in `os`."""
+
+    def create(self, path: Path) -> int:
+        """Create a file that is not there yet, for the owner only, and open it for writing."""
+        ...
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Write some of `data`; answers how many bytes."""
+        ...
+
+    def fsync(self, fd: int) -> None:
+        """Bring the file's content to the disk itself."""
+        ...
+
+    def close(self, fd: int) -> None: ...
+
+    def rename(self, source: Path, target: Path) -> None: ...
+
+    def link(self, source: Path, target: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def mkdir(self, path: Path) -> None: ...
+
+    def fsync_folder(self, path: Path) -> None:
+        """Bring the folder's entries to the disk itself."""
+        ...
+
+
+class OsCalls:
+    """FileCalls on the real file system."""
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        return os.write(fd, data)
+
+    def fsync(self, fd: int) -> None:
+        # On macOS fsync stops at the drive's cache.
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, full)
+                return
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        os.mkdir(path)
+
+    def fsync_folder(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+OS_CALLS: FileCalls = OsCalls()
+
+# What a file system without hard links answers.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another without reading it."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+class FileChanged(Exception):
+    """Somebody else changed the file since it was read; it has not been touched."""
+
+
+def stamp_of(path: Path | int) -> Stamp | None:
+    """The stamp of a file, by path or open descriptor; None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return Stamp(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+class NotTakenBack(OSError):
+    """The folder's fsync failed, and what was refused is in place all the same; `stamp` is its."""
+
+    def __init__(self, stamp: Stamp, reason: OSError) -> None:
+        super().__init__(*reason.args)
+        self.stamp = stamp
+
+
+class FolderSync:
+    """Shares a folder's fsync among threads: whoever comes while one runs joins the next."""
+
+    def __init__(self, folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
+        self._folder = folder
+        self._calls = calls
+        self._lock = threading.Lock()
+        self._running = threading.Lock()
+        self._next = _Round()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads will share the fsync that has not begun yet."""
+        return self._next.sharers
+
+    def __call__(self) -> None:
+        """Return once an fsync that began after this call has ended. Raises OSError where it failed."""
+        with self._lock:
+            mine = self._next
+            mine.sharers += 1
+            leads = mine.sharers == 1
+        if not leads:
+            mine.done.wait()
+        else:
+            with self._running:
+                with self._lock:
+                    self._next = _Round()
+                try:
+                    self._calls.fsync_folder(self._folder)
+                except OSError as e:
+                    mine.error = e
+                finally:
+                    mine.done.set()
+        if mine.error is not None:
+            raise OSError(*mine.error.args) from mine.error
+
+
+class _Round:
+    def __init__(self) -> None:
+        self.sharers = 0
+        self.done = threading.Event()
+        self.error: OSError | None = None
+
+
+def write_durably(
+    target: Path,
+    data: bytes,
+    *,
+    calls: FileCalls = OS_CALLS,
+    previous: Path | None = None,
+    expected: Stamp | Literal["absent"] | None = None,
+    sync_folder: Callable[[], None] | None = None,
+) -> Stamp:
+    """Replace `target` by `data`; on return it is on disk. Answers the new file's stamp.
+
+    `previous` keeps the old generation: at every instant at least one of the two is whole. With `expected`,
+    a file that is there and differs from it is not overwritten. `sync_folder` stands for the folder's fsync.
+
+    Raises:
+        FileChanged: `target` is not the file that was expected.
+        NotTakenBack: see there; only after two failures, or one where nothing keeps the old generation.
+        OSError: it failed, and the old file (or none) stands. The next write uses a new temp file: after
+            a failed fsync the kernel forgets what it could not write, and a second one would succeed.
+    """
+    sync = sync_folder if sync_folder is not None else lambda: calls.fsync_folder(target.parent)
+    temp = _temp(target)
+    try:
+        stamp = _write_temp(calls, temp, data)
+        present = stamp_of(target)
+        if expected is not None and present is not None and present != expected:
+            raise FileChanged(f"{target.name} was changed by somebody else")
+        if previous is not None and present is not None:
+            _keep(calls, target, previous)
+        calls.rename(temp, target)
+    except BaseException:
+        _try_unlink(calls, temp)
+        raise
+    try:
+        sync()
+    except OSError as e:
+        try:
+            _take_back(calls, target, previous, present)
+        except OSError:
+            raise NotTakenBack(stamp, e) from e
+        raise
+    return stamp
+
+
+def remove_file(path: Path, *, calls: FileCalls = OS_CALLS) -> bool:
+    """Unlink `path`, durably only after the next fsync of its folder; False where nothing was there."""
+    try:
+        calls.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_folders(folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
+    """Make `folder` and its missing parents, durably. Raises OSError, such as where a file is in the way."""
+    _make(folder, calls)
+    # Whoever made what is there already may have been killed before this.
+    for made in (folder, folder.parent):
+        calls.fsync_folder(made.parent)
+
+
+def _make(folder: Path, calls: FileCalls) -> None:
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make(folder.parent, calls)
+    try:
+        calls.mkdir(folder)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    calls.fsync_folder(folder.parent)
+
+
+def _temp(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _write_temp(calls: FileCalls, temp: Path, data: bytes) -> Stamp:
+    fd = calls.create(temp)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[calls.write(fd, rest) :]
+        calls.fsync(fd)
+        stamp = stamp_of(fd)
+    finally:
+        calls.close(fd)
+    assert stamp is not None
+    return stamp
+
+
+def _keep(calls: FileCalls, target: Path, previous: Path) -> None:
+    # Not link-and-rename: where both are the same file, rename does nothing and says nothing.
+    remove_file(previous, calls=calls)
+    try:
+        calls.link(target, previous)
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        temp = _temp(previous)
+        try:
+            _write_temp(calls, temp, target.read_bytes())
+            calls.rename(temp, previous)
+        except BaseException:
+            _try_unlink(calls, temp)
+            raise
+
+
+def _take_back(calls: FileCalls, target: Path, previous: Path | None, present: Stamp | None) -> None:
+    """After a failed fsync of the folder: what was refused should not be seen."""
+    if present is None:
+        calls.unlink(target)
+        return
+    if previous is None:
+        raise OSError(errno.ENOENT, "nothing keeps the old generation")
+    temp = _temp(target)
+    try:
+        calls.link(previous, temp)
+        calls.rename(temp, target)
+    except BaseException:
+        _try_unlink(calls, temp)
+        raise
+
+
+def _try_unlink(calls: FileCalls, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        calls.unlink(path)

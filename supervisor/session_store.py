@@ -1,0 +1,502 @@
+"""The folder that keeps workflow sessions: a snapshot of each, the one before it, a tombstone once deleted.
+
+    <id>.json           the session            <id>.json.previous   the generation before
+    <id>.deleted        it never comes back    <id>.json.damaged    set aside for people
+    .lock               who writes
+
+`SessionFiles` is plain and synchronous; `ThreadedSessionStore` runs it off the event loop.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from mcpkeep.actors.session import News, Overtaken, WriterNeeded
+from mcpkeep.protocol.workflow.refusal import StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.session import Session, summarize
+from mcpkeep.protocol.workflow.snapshot import (
+    SnapshotDamaged,
+    SnapshotTooNew,
+    Stored,
+    carry_over,
+    encode_snapshot,
+    open_snapshot,
+    read_session,
+    store,
+)
+from mcpkeep.supervisor.durable import (
+    OS_CALLS,
+    FileCalls,
+    FileChanged,
+    FolderSync,
+    NotTakenBack,
+    Stamp,
+    make_folders,
+    remove_file,
+    stamp_of,
+    write_durably,
+)
+from mcpkeep.supervisor.writer_lock import WriterLock
+
+__all__ = ["SessionFiles", "ThreadedSessionStore"]
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.json|\.json\.previous|\.deleted)")
+
+# Longer than the coarsest tick of a folder's modification time (a jiffy; HFS+ and some network disks: 1 s).
+_RACY_SECONDS = 2.0
+
+# Writers at once. Each waits for the disk and not for a core; more than this no disk commits together.
+_THREADS = 32
+
+
+class _Tombstone(msgspec.Struct, frozen=True):
+    session_id: str
+    deleted_at: datetime
+    reason: str | None
+
+
+class SessionFiles:
+    """The files. `save` and `delete` may run in several threads, for different sessions; the rest in one.
+
+    `older` are folders that hold sessions of prAxIs OS: read once, never changed.
+    """
+
+    def __init__(
+        self, folder: Path, *, who: str, older: Sequence[Path] = (), calls: FileCalls = OS_CALLS
+    ) -> None:
+        self._folder = folder
+        self._older = older
+        self._calls = calls
+        self._lock = WriterLock(folder / ".lock", who=who)
+        self._writing = False
+        self._sync = FolderSync(folder, calls=calls)
+        self._stamps: dict[str, Stamp] = {}
+        """Of each session's file, as last read or written here; no entry where it has no file."""
+        self._known: set[str] = set()
+        self._carried: dict[str, Stored] = {}
+        self._older_read = False
+        self._damaged: dict[str, tuple[str, bool]] = {}
+        """Damaged files that are still in place: why, and whether the previous generation stands in."""
+        self._blocked: dict[str, str] = {}
+        self._half_deleted: set[str] = set()
+        """Sessions whose deletion failed with the tombstone perhaps in place."""
+        self._told: list[str] = []
+        """Warnings about what was set aside; they hold as long as this process runs."""
+        self._changed: dict[str, Stored] = {}
+        self._removed: set[str] = set()
+        """What memory has not been told yet; a failure on the way must not lose it."""
+        self._folder_seen: tuple[int, float] | None = None
+        """The folder's mtime (ns) at the last scan, and when that was (s)."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether this process is the writer, as far as it knows without asking the disk."""
+        return self._writing
+
+    def writer(self) -> str | None:
+        """Who may change sessions now: this process, another one by its name, or nobody yet."""
+        if self._writing and self._lock.held:
+            return "this process"
+        owner = self._lock.owner()
+        return str(owner) if owner is not None and owner.is_alive() else None
+
+    def refresh(self) -> News:
+        """What changed on disk, unless this process is the writer. Raises nothing."""
+        if self._writing:
+            return self._news()
+        try:
+            mtime = os.stat(self._folder).st_mtime_ns
+            seen = self._folder_seen
+            if seen is None or seen[0] != mtime or seen[1] - mtime / 1e9 < _RACY_SECONDS:
+                self._scan()
+        except FileNotFoundError:
+            self._carry(set())
+        except OSError as e:
+            return self._news(f"the sessions' folder cannot be read: {e.strerror}")
+        if self._damaged:
+            # Setting aside is a change: done at once where nobody writes, without staying the writer.
+            with contextlib.suppress(OSError, FileChanged):
+                if self._lock.acquire():
+                    try:
+                        self._set_aside()
+                    finally:
+                        self._lock.release()
+        return self._news()
+
+    def acquire(self) -> News:
+        """Become the writer and tidy up after the last one. Raises StateConflict, StorageFailed."""
+        if self._writing and self._lock.held:
+            return self._news()
+        self._writing = False
+        try:
+            make_folders(self._folder, calls=self._calls)
+            if not self._lock.acquire():
+                owner = self._lock.owner() or "another process"
+                raise StateConflict(
+                    f"the sessions of this workspace are being changed by {owner}",
+                    "work there, or end it: this one takes over then. Reads work here as ever",
+                )
+            ignore = self._folder / ".gitignore"
+            if not ignore.exists():
+                write_durably(ignore, b"*\n", calls=self._calls)
+            self._scan()
+            self._set_aside()
+            self._tidy()
+        except (OSError, FileChanged) as e:
+            self._lock.release()
+            raise _failed(e) from e
+        for session_id, carried in list(self._carried.items()):
+            try:
+                self._write(session_id, carried.data)
+            except (OSError, FileChanged):
+                continue  # It is kept where it was, and the next writer tries again.
+            del self._carried[session_id]
+        self._writing = True
+        return self._news()
+
+    def save(self, session: Session) -> Stored:
+        """Make the session durable. Raises WriterNeeded, Overtaken, StorageFailed, InvalidArgument."""
+        data = encode_snapshot(session)
+        self._require_writer()
+        try:
+            self._write(session.session_id, data)
+        except FileChanged:
+            raise self._overtaken(session.session_id) from None
+        except OSError as e:
+            raise _failed(e) from e
+        self._carried.pop(session.session_id, None)
+        self._known.add(session.session_id)
+        return Stored(summarize(session), data)
+
+    def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
+        """Delete for good: a tombstone first, durably, then the files. Raises as save."""
+        self._require_writer()
+        target, previous = self._paths(session_id)
+        tombstone = _Tombstone(session_id, now, reason)
+        try:
+            present = stamp_of(target)
+            if present is not None and present != self._stamps.get(session_id):
+                raise self._overtaken(session_id)
+            write_durably(
+                self._tombstone(session_id),
+                msgspec.json.format(msgspec.json.encode(tombstone)) + b"\n",
+                calls=self._calls,
+                sync_folder=self._sync,
+            )
+        except OSError as e:
+            self._half_deleted.add(session_id)
+            raise _failed(e) from e
+        # From here on it is deleted, whatever becomes of the files.
+        self._forget(session_id)
+        removed = False
+        with contextlib.suppress(OSError):
+            removed = remove_file(target, calls=self._calls)
+            remove_file(previous, calls=self._calls)
+        return removed
+
+    def close(self) -> None:
+        """Let another process be the writer."""
+        self._writing = False
+        self._lock.release()
+
+    def _paths(self, session_id: str) -> tuple[Path, Path]:
+        return self._folder / f"{session_id}.json", self._folder / f"{session_id}.json.previous"
+
+    def _tombstone(self, session_id: str) -> Path:
+        return self._folder / f"{session_id}.deleted"
+
+    def _require_writer(self) -> None:
+        if not self._writing or not self._lock.held:
+            raise WriterNeeded
+
+    def _write(self, session_id: str, data: bytes) -> None:
+        target, previous = self._paths(session_id)
+        if session_id in self._half_deleted:
+            remove_file(self._tombstone(session_id), calls=self._calls)
+            self._half_deleted.discard(session_id)
+        try:
+            self._stamps[session_id] = write_durably(
+                target,
+                data,
+                calls=self._calls,
+                previous=previous,
+                expected=self._stamps.get(session_id, "absent"),
+                sync_folder=self._sync,
+            )
+        except NotTakenBack as e:
+            self._stamps[session_id] = e.stamp
+            raise
+
+    def _forget(self, session_id: str) -> None:
+        self._known.discard(session_id)
+        self._half_deleted.discard(session_id)
+        self._changed.pop(session_id, None)
+        self._stamps.pop(session_id, None)
+        self._carried.pop(session_id, None)
+        self._blocked.pop(session_id, None)
+        self._damaged.pop(session_id, None)
+
+    def _news(self, *extra: str) -> News:
+        """Hand over what memory has not been told yet."""
+        damaged = (
+            f"{session_id}.json is damaged ({why})" + ("; the previous generation stands in" if saved else "")
+            for session_id, (why, saved) in sorted(self._damaged.items())
+        )
+        blocked = (f"{session_id}.json: {why}" for session_id, why in sorted(self._blocked.items()))
+        warnings = (*self._told, *damaged, *blocked, *extra)
+        news = News(self._changed, tuple(self._removed), dict(self._blocked), warnings)
+        self._changed, self._removed = {}, set()
+        return news
+
+    # Reading
+
+    def _scan(self) -> None:
+        """Read what is new or different in the folder. Raises OSError where it cannot be listed."""
+        began = time.time()
+        mtime = os.stat(self._folder).st_mtime_ns
+        current: dict[str, os.DirEntry[str]] = {}
+        previous: set[str] = set()
+        deleted: set[str] = set()
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if (match := _NAME.fullmatch(entry.name)) is None:
+                    continue
+                session_id, kind = match.groups()
+                if kind == ".json":
+                    current[session_id] = entry
+                elif kind == ".deleted":
+                    deleted.add(session_id)
+                else:
+                    previous.add(session_id)
+        for session_id in self._stamps.keys() - current.keys():
+            del self._stamps[session_id]
+        for session_id in (current.keys() | previous) - deleted:
+            if session_id not in current:
+                # What stands in memory outlives its file; what does not comes from what is left of it.
+                if session_id not in self._known:
+                    self._take(session_id, self._from_previous(session_id, "is missing"))
+            elif session_id not in self._stamps or _differs(current[session_id], self._stamps[session_id]):
+                self._take(session_id, self._from_disk(session_id))
+        for session_id in deleted:
+            if session_id in self._known:
+                self._removed.add(session_id)
+            self._forget(session_id)
+        self._carry(deleted)
+        if self._changed or self._removed:
+            # A writer that was killed before its fsync left what is seen here, but not durably.
+            with contextlib.suppress(OSError):
+                self._calls.fsync_folder(self._folder)
+        self._folder_seen = (mtime, began)
+
+    def _take(self, session_id: str, found: Stored | None) -> None:
+        self._carried.pop(session_id, None)
+        if found is not None:
+            self._changed[session_id] = found
+            self._known.add(session_id)
+
+    def _from_disk(self, session_id: str) -> Stored | None:
+        """Read one session, falling back to its previous generation; what is wrong goes on record."""
+        target, _ = self._paths(session_id)
+        self._blocked.pop(session_id, None)
+        self._damaged.pop(session_id, None)
+        try:
+            data, stamp = _read(target)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            self._blocked[session_id] = f"it cannot be read: {e.strerror}"
+            return None
+        self._stamps[session_id] = stamp
+        try:
+            return open_snapshot(data, session_id=session_id)
+        except SnapshotTooNew as e:
+            self._blocked[session_id] = str(e)
+            return None
+        except SnapshotDamaged as e:
+            found = self._from_previous(session_id, None)
+            self._damaged[session_id] = (str(e), found is not None)
+            return found
+
+    def _from_previous(self, session_id: str, why: str | None) -> Stored | None:
+        _, previous = self._paths(session_id)
+        try:
+            found = open_snapshot(previous.read_bytes(), session_id=session_id)
+        except (OSError, SnapshotDamaged, SnapshotTooNew):
+            return None
+        if why is not None:
+            self._tell(f"{session_id}.json {why}; the previous generation stands in")
+        return found
+
+    def _carry(self, deleted: set[str]) -> None:
+        """Take in sessions of prAxIs OS that are not here and were not deleted here; their files stay."""
+        if self._older_read:
+            return
+        self._older_read = True
+        for folder in self._older:
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError:
+                continue
+            for name in names:
+                session_id = name.removesuffix(".json")
+                match = _NAME.fullmatch(name)
+                if match is None or match[2] != ".json" or session_id in deleted or self._has(session_id):
+                    continue
+                try:
+                    session = carry_over((folder / name).read_bytes(), session_id=session_id, to_utc=_to_utc)
+                except OSError as e:
+                    self._tell(f"{name} in {folder.parent.name}/{folder.name} cannot be read: {e.strerror}")
+                except SnapshotDamaged as e:
+                    self._tell(f"{name} in {folder.parent.name}/{folder.name} was not carried over: {e}")
+                else:
+                    self._carried[session_id] = self._changed[session_id] = store(session)
+                    self._known.add(session_id)
+
+    def _has(self, session_id: str) -> bool:
+        return session_id in self._known or session_id in self._blocked or session_id in self._damaged
+
+    def _tell(self, warning: str) -> None:
+        if warning not in self._told:
+            self._told.append(warning)
+
+    # Putting right; only under the lock
+
+    def _set_aside(self) -> None:
+        """Move damaged files out of the way, and put the previous generation in their place."""
+        for session_id, (why, saved) in list(self._damaged.items()):
+            aside = self._move_aside(session_id)
+            del self._damaged[session_id]
+            kept = "its previous generation stands in" if saved else "no previous generation was readable"
+            self._tell(f"{session_id}.json was damaged ({why}) and set aside as {aside.name}; {kept}")
+            if saved:
+                _, previous = self._paths(session_id)
+                self._write(session_id, previous.read_bytes())
+
+    def _move_aside(self, session_id: str) -> Path:
+        target, _ = self._paths(session_id)
+        aside = target.with_name(f"{target.name}.damaged")
+        for n in range(1, 1000):
+            if not aside.exists():
+                break
+            aside = target.with_name(f"{target.name}.damaged.{n}")
+        self._calls.rename(target, aside)
+        self._stamps.pop(session_id, None)
+        return aside
+
+    def _tidy(self) -> None:
+        """Remove what a writer left that did not end well: temp files, files of deleted sessions."""
+        names = set(os.listdir(self._folder))
+        for name in names:
+            match = _NAME.fullmatch(name)
+            gone = match is not None and match[2] != ".deleted" and f"{match[1]}.deleted" in names
+            if gone or (name.startswith(".") and name.endswith(".tmp")):
+                with contextlib.suppress(OSError):
+                    self._calls.unlink(self._folder / name)
+
+    def _overtaken(self, session_id: str) -> Overtaken:
+        """Somebody else wrote the session's file: take what is valid, set aside what is not, lose nothing."""
+        name = f"{session_id}.json"
+        target, _ = self._paths(session_id)
+        again = "read the session again with get_state, then decide anew"
+        try:
+            data, stamp = _read(target)
+            try:
+                found = open_snapshot(data, session_id=session_id)
+                read_session(found)
+            except SnapshotTooNew as e:
+                return Overtaken(f"{name} was changed on disk: {e}", "end the other mcpkeep first", None)
+            except SnapshotDamaged as e:
+                aside = self._move_aside(session_id)
+                self._tell(f"{name} was edited while running ({e}); the edit was set aside as {aside.name}")
+                return Overtaken(
+                    f"{name} was changed on disk and cannot be used: {e}",
+                    f"the edit is kept as {aside.name}, and the session stands as it was; repeat the call, "
+                    "or edit the file anew without its checksum line",
+                    None,
+                )
+        except OSError as e:
+            return Overtaken(f"{name} was changed on disk and cannot be read: {e.strerror}", again, None)
+        self._stamps[session_id] = stamp
+        return Overtaken(f"{name} was changed on disk, and was read again", again, found)
+
+
+class ThreadedSessionStore:
+    """The SessionStore of the session actor: SessionFiles in worker threads of its own."""
+
+    def __init__(self, files: SessionFiles) -> None:
+        self._files = files
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+
+    async def refresh(self) -> News:
+        if self._files.writing:
+            return self._files.refresh()
+        return await self._run(self._files.refresh)
+
+    async def acquire(self) -> News:
+        return await self._run(self._files.acquire)
+
+    async def save(self, session: Session) -> Stored:
+        return await self._run(lambda: self._files.save(session))
+
+    async def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
+        return await self._run(lambda: self._files.delete(session_id, reason=reason, now=now))
+
+    async def close(self) -> None:
+        await self._run(self._files.close)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _read(path: Path) -> tuple[bytes, Stamp]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        stamp = stamp_of(fd)
+        assert stamp is not None
+        # One byte more, to see the end in the same call.
+        data = os.read(fd, stamp.size + 1)
+        while len(data) < stamp.size and (more := os.read(fd, stamp.size)):
+            data += more
+        return data, stamp
+    finally:
+        os.close(fd)
+
+
+def _differs(entry: os.DirEntry[str], stamp: Stamp) -> bool:
+    try:
+        found = entry.stat()
+    except OSError:
+        return True
+    return (found.st_ino, found.st_mtime_ns, found.st_size) != stamp
+
+
+def _to_utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+_REMEDIES: tuple[tuple[frozenset[int | None], str], ...] = (
+    (frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG}), "free disk space"),
+    (frozenset({errno.EACCES, errno.EPERM, errno.EROFS}), "make the sessions' folder writable"),
+    (frozenset({errno.ENOTDIR, errno.EEXIST}), "move the file away that stands where the folder should be"),
+)
+
+
+def _failed(error: OSError | FileChanged) -> StorageFailed:
+    code = error.errno if isinstance(error, OSError) else None
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    remedy = next((remedy for codes, remedy in _REMEDIES if code in codes), "look after the disk")
+    return StorageFailed(
+        f"the sessions cannot be saved: {text}", f"{remedy}, then repeat the call; nothing has changed"
+    )

@@ -1,0 +1,94 @@
+"""The workflows of a workspace, which cost a start nothing: their parts come with the first call."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+from msgspec import Raw
+
+from mcpkeep.actors.toolbox import Progress
+from mcpkeep.protocol.tools import ToolResult
+
+if TYPE_CHECKING:
+    from mcpkeep.actors.phase_runs import PhaseRunner
+    from mcpkeep.supervisor.workflow_parts import WorkflowParts
+
+__all__ = ["Workflows", "has_workflows", "is_offered"]
+
+_SIGNS = (".praxis-os", ".agent-os", os.path.join("universal", "workflows"))
+
+
+def has_workflows(workspace: str) -> bool:
+    """Whether the workspace is one that `pos_workflow` is offered in by itself."""
+    return any(os.path.isdir(os.path.join(workspace, name)) for name in _SIGNS)
+
+
+def is_offered(enabled: bool | Literal["auto"], workspace: str | None) -> bool:
+    """Whether the tool stands in `tools/list`."""
+    if workspace is None:
+        return False
+    return has_workflows(workspace) if enabled == "auto" else enabled
+
+
+class Workflows:
+    """Answers the tool's calls while `run` runs."""
+
+    def __init__(
+        self,
+        workspace: str,
+        state_dir: str | None,
+        *,
+        who: str,
+        on_bug: Callable[[str, Exception], str],
+        runners: "Mapping[str, PhaseRunner] | None" = None,
+    ) -> None:
+        """`who` names this process to others that want to write; `runners` are by workflow type."""
+        self._workspace = workspace
+        self._state_dir = state_dir
+        self._who = who
+        self._on_bug = on_bug
+        self._runners = runners or {}
+        self._needed = anyio.Event()
+        self._ready = anyio.Event()
+        self._parts: WorkflowParts | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Make the parts when they are needed, and be where phases run, until cancelled."""
+        task_status.started()
+        await self._needed.wait()
+        make = await anyio.to_thread.run_sync(_import_parts)
+        parts = make(
+            self._workspace, self._state_dir, who=self._who, on_bug=self._on_bug, runners=self._runners
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(parts.runs.run)
+            self._parts = parts
+            self._ready.set()
+
+    async def call(self, arguments: Raw, progress: Progress) -> ToolResult:
+        """Answer one call of `pos_workflow`."""
+        return await (await self._get()).tool.call(arguments, progress)
+
+    async def facts(self) -> Mapping[str, object]:
+        """What `status` tells of them."""
+        return await (await self._get()).facts()
+
+    async def close(self) -> None:
+        """Let changes under way finish, and another process write."""
+        if self._parts is not None:
+            await self._parts.close()
+
+    async def _get(self) -> "WorkflowParts":
+        self._needed.set()
+        await self._ready.wait()
+        assert self._parts is not None
+        return self._parts
+
+
+def _import_parts() -> "type[WorkflowParts]":
+    from mcpkeep.supervisor.workflow_parts import WorkflowParts
+
+    return WorkflowParts

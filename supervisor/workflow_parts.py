@@ -1,0 +1,76 @@
+"""Puts `pos_workflow` together for one workspace: sessions on disk, definitions, and who runs phases.
+
+Imported when it is first needed: all of it takes as long to import as a start of mcpkeep.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mcpkeep.actors.phase_runs import PhaseRunner, PhaseRuns
+from mcpkeep.actors.session import SessionActor
+from mcpkeep.actors.workflow_tool import WorkflowTool
+from mcpkeep.protocol.workflow.session import Status
+from mcpkeep.supervisor.catalog import WorkspaceCatalog
+from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
+
+__all__ = ["WorkflowParts", "sessions_folder"]
+
+_BASES = (".praxis-os", ".agent-os")
+
+
+def sessions_folder(workspace: str, state_dir: str | None) -> Path:
+    """Where the sessions are: with prAxIs OS, or else in the user's state folder, `state_dir`."""
+    for base in _BASES:
+        if os.path.isdir(os.path.join(workspace, base)):
+            return Path(workspace, base, "state", "workflows")
+    if state_dir is not None:
+        return Path(state_dir, "workflows")
+    return Path(workspace, ".praxis-os", "state", "workflows")
+
+
+class WorkflowParts:
+    """The tool's parts. Nothing is read before the first call, nor written before the first change."""
+
+    def __init__(
+        self,
+        workspace: str,
+        state_dir: str | None,
+        *,
+        who: str,
+        on_bug: Callable[[str, Exception], str],
+        runners: Mapping[str, PhaseRunner],
+    ) -> None:
+        """`who` names this process to others that want to write; `runners` are by workflow type."""
+        self._files = SessionFiles(
+            sessions_folder(workspace, state_dir),
+            who=who,
+            older=[Path(workspace, base, ".cache", "state") for base in _BASES],
+        )
+        self._sessions = SessionActor(
+            store=ThreadedSessionStore(self._files),
+            now=lambda: datetime.now(UTC),
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        self._catalog = WorkspaceCatalog(Path(workspace))
+        self.runs = PhaseRuns(runners, on_bug=on_bug)
+        self.tool = WorkflowTool(sessions=self._sessions, catalog=self._catalog, runs=self.runs)
+
+    async def facts(self) -> Mapping[str, object]:
+        """What `status` tells: sessions by status, how definitions are cached, and who writes."""
+        await self.tool.load()
+        counts = {status.value: (await self._sessions.list(status, limit=0)).count for status in Status}
+        page = await self._sessions.list(limit=0)
+        cache = self._catalog.counts()
+        return {
+            "sessions": {"count": page.count, **{status: many for status, many in counts.items() if many}},
+            "definitions": {"hits": cache.hits, "misses": cache.misses, "hit_rate": round(cache.hit_rate, 4)},
+            "writer": self._files.writer(),
+            **({"warnings": page.warnings} if page.warnings else {}),
+        }
+
+    async def close(self) -> None:
+        """Let changes under way finish, and another process write."""
+        await self._sessions.close()

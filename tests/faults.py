@@ -1,0 +1,57 @@
+"""File calls that fail at the n-th one, for every n."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcpkeep.supervisor.durable import OsCalls
+
+__all__ = ["Faults"]
+
+
+@dataclass
+class Faults(OsCalls):
+    """Real calls, of which number `fail_at` (from 0) fails with `code`, or all `from_then_on`."""
+
+    fail_at: int
+    code: int
+    from_then_on: bool = False
+    made: int = 0
+    failed: int = 0
+
+    def _count(self) -> None:
+        n, self.made = self.made, self.made + 1
+        if n == self.fail_at or (self.from_then_on and n > self.fail_at):
+            self.failed += 1
+            raise OSError(self.code, os.strerror(self.code))
+
+    def create(self, path: Path) -> int:
+        self._count()
+        return super().create(path)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        self._count()
+        return super().write(fd, data)
+
+    def fsync(self, fd: int) -> None:
+        """Counted, and not done: these tests are not about the disk itself."""
+        self._count()
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._count()
+        super().rename(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._count()
+        super().link(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._count()
+        super().unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        self._count()
+        super().mkdir(path)
+
+    def fsync_folder(self, path: Path) -> None:
+        self._count()

@@ -1,0 +1,226 @@
+"""A power loss, replayed: file calls are recorded, and cut after every one of them.
+
+After a cut, whatever no fsync covered may be lost, whole or in part, in any order: entries of a folder that
+was not synced since may be there or not, each by itself, and content that was not synced may be empty, half
+or whole. fsync of a file covers its content and not its name. A rename is there or not, as one.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Crash", "Recorder", "crashes"]
+
+# Pending entries of which every subset is tried; beyond, all, none, each alone, all but each, each prefix.
+_EXHAUSTIVE = 6
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder."""
+
+    folder: Path
+    gone: Path | None = None
+    name: Path | None = None
+    file: int | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    file: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _Synced:
+    """The file (by number) or folder (by path) was synced; what was recorded before `since` is covered."""
+
+    what: int | Path
+    since: int
+
+
+@dataclass(frozen=True)
+class _Mark:
+    value: object
+
+
+_Record = _Entry | _Content | _Synced | _Mark
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What a disk may hold after a cut, and the marks that had been made by then."""
+
+    files: dict[Path, bytes]
+    folders: frozenset[Path]
+    marks: tuple[object, ...]
+
+    def put(self, root: Path) -> None:
+        """Make it real below `root`, an empty folder."""
+        for folder in sorted(self.folders):
+            (root / folder).mkdir()
+        for path, data in self.files.items():
+            (root / path).write_bytes(data)
+
+
+@dataclass
+class Recorder:
+    """FileCalls that really happen below `root` (but for fsync) and are recorded.
+
+    `without` leaves calls out altogether, to see that a replay then fails; without `temp`, files are written
+    in place.
+    """
+
+    root: Path
+    without: frozenset[str] = frozenset()
+    log: list[_Record] = field(default_factory=list[_Record])
+    calls: list[str] = field(default_factory=list[str])
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _names: dict[Path, int] = field(default_factory=dict[Path, int])
+    _open: dict[int, int] = field(default_factory=dict[int, int])
+    _files: Iterator[int] = field(default_factory=itertools.count)
+
+    def mark(self, value: object) -> None:
+        """Note that something has happened, such as an answer having left."""
+        with self._lock:
+            self.log.append(_Mark(value))
+
+    def create(self, path: Path) -> int:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        if "temp" in self.without:
+            path = path.with_name(path.name[1:].rsplit(".", 2)[0])
+            flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
+        with self._lock:
+            fd = os.open(path, flags, 0o600)
+            self._open[fd] = next(self._files)
+            self._enter(_Entry(path.parent, name=path, file=self._open[fd]), "create")
+            return fd
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        with self._lock:
+            written = os.write(fd, data)
+            self.log.append(_Content(self._open[fd], bytes(data[:written])))
+            self.calls.append("write")
+            return written
+
+    def fsync(self, fd: int) -> None:
+        self._sync(self._open[fd], "fsync")
+
+    def close(self, fd: int) -> None:
+        with self._lock:
+            del self._open[fd]
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self.without & {"rename", "temp"}:
+            return
+        with self._lock:
+            os.rename(source, target)
+            self._enter(_Entry(target.parent, source, target, self._names[source]), "rename")
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._lock:
+            os.link(source, target)
+            self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
+
+    def unlink(self, path: Path) -> None:
+        with self._lock:
+            os.unlink(path)
+            self._enter(_Entry(path.parent, gone=path), "unlink")
+
+    def mkdir(self, path: Path) -> None:
+        with self._lock:
+            os.mkdir(path)
+            self._enter(_Entry(path.parent, name=path), "mkdir")
+
+    def fsync_folder(self, path: Path) -> None:
+        self._sync(path, "fsync_folder")
+
+    def _enter(self, entry: _Entry, call: str) -> None:
+        self.log.append(entry)
+        self.calls.append(call)
+        _apply(self._names, entry)
+
+    def _sync(self, what: int | Path, call: str) -> None:
+        if call in self.without:
+            return
+        with self._lock:
+            since = len(self.log)
+        # Here others go on; what they do meanwhile is not covered.
+        with self._lock:
+            self.log.append(_Synced(what, since))
+            self.calls.append(call)
+
+
+def crashes(recorder: Recorder) -> Iterator[Crash]:
+    """Every different state a disk may be in after a cut, with the marks made before it."""
+    seen: set[tuple[object, ...]] = set()
+    for cut in range(len(recorder.log) + 1):
+        for crash in _after(recorder, cut):
+            key = (tuple(sorted(crash.files.items())), crash.folders, crash.marks)
+            if key not in seen:
+                seen.add(key)
+                yield crash
+
+
+def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
+    log = recorder.log[:cut]
+    covered: dict[int | Path, int] = {}
+    for record in log:
+        if isinstance(record, _Synced):
+            covered[record.what] = max(record.since, covered.get(record.what, 0))
+    entries = [(n, r) for n, r in enumerate(log) if isinstance(r, _Entry)]
+    pending = [n for n, entry in entries if n >= covered.get(entry.folder, 0)]
+    contents: dict[int, tuple[bytes, bytes]] = {}
+    for n, record in enumerate(log):
+        if isinstance(record, _Content):
+            safe, loose = contents.get(record.file, (b"", b""))
+            if n < covered.get(record.file, 0):
+                contents[record.file] = (safe + record.data, loose)
+            else:
+                contents[record.file] = (safe, loose + record.data)
+    marks = tuple(r.value for r in log if isinstance(r, _Mark))
+    for kept in _subsets(pending):
+        names: dict[Path, int] = {}
+        folders: set[Path] = {recorder.root}
+        for n, entry in entries:
+            if n in kept or n not in pending:
+                _apply(names, entry)
+                if entry.name is not None and entry.file is None:
+                    folders.add(entry.name)
+        reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
+        present = {p: f for p, f in names.items() if p.parent in reachable}
+        for part in (0, 1, 2):
+            files: dict[Path, bytes] = {}
+            for path, file in present.items():
+                safe, loose = contents.get(file, (b"", b""))
+                files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
+            below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
+            yield Crash(files, below, marks)
+
+
+def _apply(names: dict[Path, int], entry: _Entry) -> None:
+    if entry.gone is not None:
+        names.pop(entry.gone, None)
+    if entry.name is not None and entry.file is not None:
+        names[entry.name] = entry.file
+
+
+def _up(folder: Path, root: Path) -> Iterator[Path]:
+    while folder != root:
+        folder = folder.parent
+        yield folder
+
+
+def _subsets(pending: list[int]) -> Iterator[frozenset[int]]:
+    if len(pending) <= _EXHAUSTIVE:
+        for size in range(len(pending) + 1):
+            yield from map(frozenset, itertools.combinations(pending, size))
+        return
+    everything = frozenset(pending)
+    yield from (frozenset(pending[:n]) for n in range(len(pending) + 1))
+    yield from (frozenset({n}) for n in pending)
+    yield from (everything - {n} for n in pending)

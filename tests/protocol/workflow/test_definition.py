@@ -1,0 +1,396 @@
+"""Workflow definitions: both shapes of metadata, both layouts of phases, and what breaks them."""
+
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcpkeep.protocol.workflow.definition import (
+    BrokenWorkflow,
+    DefinitionError,
+    DynamicPhases,
+    Phase,
+    WorkflowDefinition,
+    phase_tasks,
+)
+from mcpkeep.protocol.workflow.expansion import expand
+from mcpkeep.protocol.workflow.gate import parse_gate
+from mcpkeep.protocol.workflow.listing import Listing, WorkflowSummary, by_category, summarize
+from mcpkeep.protocol.workflow.metadata import read_definition
+from mcpkeep.protocol.workflow.task import Task
+
+GATE = "checkpoint: {strict: true}\nevidence_schema: {done: {type: boolean}}\n"
+
+
+def folder(metadata: Mapping[str, object], **files: str | bytes) -> dict[str, bytes]:
+    encoded = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
+    return {"metadata.json": msgspec.json.encode(metadata), **encoded}
+
+
+NEWER: dict[str, object] = {
+    "workflow_type": "upgrade_v1",
+    "version": "1.0.0",
+    "name": "Upgrade Workflow",
+    "description": "Upgrades",
+    "author": "somebody",
+    "category": "operations",
+    "total_phases": 2,
+    "estimated_duration": "3 minutes",
+    "primary_outputs": ["a backup"],
+    "target_language": ["any"],
+    "tags": "ops",
+    "aliases": ["upgrade"],
+    "acknowledgment_required": True,
+    "phases": [
+        {
+            "phase_number": 1,
+            "phase_name": "Backup",
+            "purpose": "keep",
+            "estimated_effort": "20 s",
+            "requires_restart": True,
+            "skippable": True,
+            "tasks": [
+                {"task_number": 0, "name": "Look", "file": "task-0-look.md", "purpose": "see"},
+                {"task_number": 2, "name": "gone", "file": "task-2-gone.md"},
+            ],
+        },
+        {"phase_number": 0, "phase_name": "Checks", "key_deliverables": ["d"], "validation_criteria": ["c"]},
+    ],
+}
+
+
+def test_the_newer_metadata_with_a_folder_per_phase_is_read_whole() -> None:
+    files = folder(
+        NEWER,
+        **{
+            "phases/1/phase.md": "# Phase 1\n",
+            "phases/1/task-0-look.md": "# Task 0: Look\n",
+            "phases/1/task-1-copy-all.md": "# Task 1: Copy\n",
+            "phases/1/gate-definition.yaml": GATE,
+        },
+    )
+    assert read_definition("upgrade_folder", files) == WorkflowDefinition(
+        workflow_type="upgrade_v1",
+        name="Upgrade Workflow",
+        description="Upgrades",
+        version="1.0.0",
+        category="operations",
+        estimated_duration="3 minutes",
+        target_languages=("any",),
+        artifacts=("a backup",),
+        tags=("ops",),
+        aliases=("upgrade", "upgrade_folder"),
+        acknowledgment_required=True,
+        phases=(
+            Phase(
+                number=0,
+                name="Checks",
+                content=(
+                    "# Phase 0: Checks\n\n## Key deliverables\n\n- d\n\n## Validation criteria\n\n- [ ] c\n"
+                ),
+                key_deliverables=("d",),
+                validation_criteria=("c",),
+            ),
+            Phase(
+                number=1,
+                name="Backup",
+                content="# Phase 1\n",
+                purpose="keep",
+                estimated_effort="20 s",
+                requires_restart=True,
+                file="phases/1/phase.md",
+                tasks=(
+                    Task(
+                        number=0,
+                        name="Look",
+                        content="# Task 0: Look\n",
+                        file="phases/1/task-0-look.md",
+                        purpose="see",
+                    ),
+                    Task(
+                        number=1,
+                        name="copy all",
+                        content="# Task 1: Copy\n",
+                        file="phases/1/task-1-copy-all.md",
+                    ),
+                    Task(number=2, name="gone", content=""),
+                ),
+                gate=parse_gate(GATE.encode()),
+                extra={"skippable": True},
+            ),
+        ),
+        warnings=("metadata.json: phase 1, task 2 names 'task-2-gone.md', which is not there",),
+        extra={"author": "somebody"},
+    )
+
+
+def test_the_older_metadata_with_a_file_per_phase_is_read_whole() -> None:
+    files = folder(
+        {
+            "name": "flow_v1",
+            "version": 2,
+            "phases": [{"number": 1, "name": "One", "estimated_time": "1 h"}, "Two"],
+        },
+        **{
+            "phases/1-the-first.md": "# Phase 1\n### Task 1: A\na\n### Task 2: B\nb\n",
+            "phases/2-second.md": "# Phase 2\n\n1. x\n2. y\n",
+            "phases/2/gate-definition.yaml": GATE,
+        },
+    )
+    found = read_definition("flow_v1", files)
+    assert (found.workflow_type, found.name, found.version, found.aliases) == ("flow_v1", "flow_v1", "2", ())
+    assert (found.category, found.estimated_duration, found.description) == ("general", "unknown", "flow_v1")
+    assert [(p.number, p.name, p.estimated_effort, p.file, p.gate is None) for p in found.phases] == [
+        (1, "One", "1 h", "phases/1-the-first.md", True),
+        (2, "Two", "", "phases/2-second.md", False),
+    ]
+    assert [(task.number, task.name) for task in phase_tasks(found.phases[0])] == [(1, "A"), (2, "B")]
+    assert [(task.number, task.name) for task in phase_tasks(found.phases[1])] == [(1, "x"), (2, "y")]
+
+
+def test_phases_come_from_the_files_where_the_metadata_lists_none() -> None:
+    found = read_definition(
+        "f",
+        folder(
+            {}, **{"phases/0-look-around.md": "# L\n", "phases/1/phase.md": "# P\n", "phases/notes.md": ""}
+        ),
+    )
+    assert [(phase.number, phase.name) for phase in found.phases] == [(0, "look around"), (1, "Phase 1")]
+    assert (found.first_phase, found.total_phases, found.workflow_type) == (0, 2, "f")
+    assert (found.phase(1), found.phase(7)) == (found.phases[1], None)
+    assert (found.next_phase(0), found.next_phase(1)) == (found.phases[1], None)
+
+
+def test_a_listed_task_without_a_file_has_its_section_or_else_its_name_as_content() -> None:
+    metadata = {
+        "phases": [{"number": 1, "tasks": [{"name": "first-step"}, {"name": "other", "purpose": "why"}]}]
+    }
+    found = read_definition("f", folder(metadata, **{"phases/1-p.md": "# P\n### Task 1: F\ntext\n"}))
+    assert phase_tasks(found.phases[0]) == (
+        Task(number=1, name="first step", content="### Task 1: F\ntext\n"),
+        Task(number=2, name="other", content="# Task 2: other\n\nwhy\n", purpose="why"),
+    )
+    assert found.warnings == ()
+
+
+def test_a_wrong_total_is_a_warning_and_the_phases_count() -> None:
+    found = read_definition("f", folder({"total_phases": 6, "phases": ["A"]}))
+    assert (found.total_phases, found.warnings) == (
+        1,
+        ("metadata.json: 'total_phases' says 6, and there are 1",),
+    )
+
+
+BROKEN: dict[str, tuple[dict[str, bytes], str]] = {
+    "no metadata": ({"phases/1/phase.md": b""}, "metadata.json: is not there"),
+    "no JSON": ({"metadata.json": b"{"}, "metadata.json: is not JSON"),
+    "a list": ({"metadata.json": b"[]"}, "metadata.json: metadata.json must be an object"),
+    "deep": ({"metadata.json": b'{"phases":' + b"[" * 100_000}, "metadata.json: is not JSON"),
+    "too large": ({"metadata.json": b" " * 2_000_000}, "metadata.json: has 2000000 bytes"),
+    "huge number": ({"metadata.json": b'{"version": 1e9999}'}, "metadata.json: is not JSON"),
+    "no phases": (folder({"name": "f"}), "metadata.json: there are no phases"),
+    "phases are a text": (folder({"phases": "all"}), "metadata.json: 'phases' must be a list"),
+    "a phase is a number": (folder({"phases": [1]}), "metadata.json: 'phases', entry 0 must be an object"),
+    "phase number is a text": (folder({"phases": [{"number": "1-N"}]}), "must be a number from 0, not '1-N'"),
+    "phase number is negative": (folder({"phases": [{"number": -1}]}), "must be a number from 0, not -1"),
+    "phase number is true": (folder({"phases": [{"number": True}]}), "must be a number from 0, not True"),
+    "phase stands twice": (folder({"phases": [{"number": 1}, {"number": 1}]}), "phase 1 stands twice"),
+    "task stands twice": (
+        folder({"phases": [{"number": 1, "tasks": [{"task_number": 1}, {"task_number": 1}]}]}),
+        "'task_number' must be a number of its own",
+    ),
+    "two files of a phase": (
+        folder({}, **{"phases/1-a.md": "", "phases/1-b.md": ""}),
+        "phases/1-a.md: phase 1 has 2 files",
+    ),
+    "two files of a task": (
+        folder({}, **{"phases/1/task-1-a.md": "", "phases/1/task-1-b.md": ""}),
+        "phases/1/task-1-b.md: phase 1 has two tasks 1",
+    ),
+    "name leads elsewhere": (
+        folder({"workflow_type": "../../x", "phases": ["A"]}),
+        "'workflow_type' must be",
+    ),
+    "description is a list": (folder({"description": [], "phases": ["A"]}), "'description' must be text"),
+    "flag is a text": (folder({"acknowledgment_required": "yes", "phases": ["A"]}), "must be true or false"),
+    "broken gate": (
+        folder({"phases": ["A"]}, **{"phases/1/gate-definition.yaml": "checkpoint: {strict: maybe}"}),
+        "phases/1/gate-definition.yaml: checkpoint: 'strict' must be true or false",
+    ),
+    "hostile gate": (
+        folder(
+            {"phases": ["A"]},
+            **{"phases/1/gate-definition.yml": "checkpoint: {}\nvalidators: {v: 'lambda x: exec(x)'}"},
+        ),
+        "phases/1/gate-definition.yml: validator 'v': function 'exec' is not allowed",
+    ),
+    "too large a phase": (
+        folder({"phases": ["A"]}, **{"phases/1/phase.md": "a" * 300_000}),
+        "phases/1/phase.md: has 300000 bytes",
+    ),
+    "phase is no text": (
+        folder({"phases": ["A"]}, **{"phases/1-a.md": b"\xff"}),
+        "phases/1-a.md: is not UTF-8",
+    ),
+    "unknown parser": (
+        folder({"total_phases": "dynamic", "dynamic_config": {"parser": "other"}}),
+        "parser 'other' is not known",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "said"), BROKEN.values(), ids=BROKEN)
+def test_what_is_broken_is_an_error_with_file_and_reason(files: dict[str, bytes], said: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        read_definition("f", files)
+    assert said in str(caught.value)
+    assert str(caught.value) == f"{caught.value.file}: {caught.value.reason}"
+
+
+ROOT = (
+    "workflow_type",
+    "name",
+    "phases",
+    "total_phases",
+    "dynamic_config",
+    "dynamic_phases",
+    "tags",
+    "aliases",
+)
+INNER = ("number", "name", "tasks", "file", "templates", "parser")
+MEMBERS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.just("dynamic"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(ROOT), MEMBERS))
+def test_any_metadata_is_a_definition_or_our_error(metadata: dict[str, object]) -> None:
+    try:
+        found = read_definition("f", folder(metadata, **{"phases/1/phase.md": "# P\n1. a\n"}))
+    except DefinitionError as error:
+        assert error.file == "metadata.json"
+    else:
+        assert [phase.number for phase in found.phases] == sorted({phase.number for phase in found.phases})
+
+
+# Phases out of a spec.
+
+TEMPLATE = "# [PHASE_NUMBER]: [PHASE_NAME] [OTHER]\n[TASK_COUNT] [VALIDATION_GATE]"
+
+DYNAMIC = folder(
+    {
+        "workflow_type": "spec_execution_v1",
+        "total_phases": "dynamic",
+        "phases": [{"phase_number": 0, "phase_name": "Plan"}, {"phase_number": "1-N", "phase_name": "Rest"}],
+        "dynamic_phases": True,
+        "dynamic_config": {
+            "source_path_key": "spec_path",
+            "templates": {"phase": "phases/dynamic/phase-template.md", "task": "phases/dynamic/t.md"},
+            "parser": "spec_tasks_parser",
+        },
+    },
+    **{
+        "phases/dynamic/phase-template.md": TEMPLATE,
+        "phases/dynamic/gate-definition.yaml": GATE,
+    },
+)
+SPEC = b"""## Phase 1: One [TASK_COUNT]
+**Objective:** begin
+### Task 1.1: A
+a
+**Phase 1 Validation Gate:**
+- [ ] sound
+## Phase 2: Two
+### Task 2.1: B
+"""
+
+
+def test_a_dynamic_definition_knows_its_fixed_phases_and_where_the_rest_is() -> None:
+    found = read_definition("spec_execution_v1", DYNAMIC)
+    assert [phase.number for phase in found.phases] == [0]
+    assert found.total_phases == "dynamic"
+    assert found.dynamic == DynamicPhases(
+        phase_template=TEMPLATE,
+        gate=parse_gate(GATE.encode()),
+    )
+
+
+def test_a_spec_s_phases_follow_the_fixed_ones_in_the_template_s_words() -> None:
+    whole = expand(read_definition("spec_execution_v1", DYNAMIC), source="s/tasks.md", data=SPEC)
+    assert (whole.dynamic, whole.total_phases, [phase.number for phase in whole.phases]) == (
+        None,
+        3,
+        [0, 1, 2],
+    )
+    assert whole.phases[1] == Phase(
+        number=1,
+        name="One [TASK_COUNT]",
+        content="# 1: One [TASK_COUNT] [OTHER]\n1 - [ ] sound",
+        purpose="begin",
+        validation_criteria=("sound",),
+        tasks=(Task(number=1, name="A", content="### Task 1.1: A\na\n", purpose="A"),),
+        gate=parse_gate(GATE.encode()),
+    )
+    assert expand(whole, source="s/tasks.md", data=b"") is whole
+
+
+def test_a_spec_that_counts_from_zero_moves_up_behind_the_fixed_phases() -> None:
+    data = b"## Phase 0: Zero\n### Task 0.1: A\n## Phase 1: One\n### Task 1.1: B\n"
+    whole = expand(read_definition("spec_execution_v1", DYNAMIC), source="s", data=data)
+    assert [(phase.number, phase.name) for phase in whole.phases] == [(0, "Plan"), (1, "Zero"), (2, "One")]
+
+
+def test_a_spec_that_cannot_be_read_is_named_in_the_error() -> None:
+    with pytest.raises(DefinitionError, match=r"specs/x/tasks\.md: has no phase with tasks"):
+        expand(read_definition("spec_execution_v1", DYNAMIC), source="specs/x/tasks.md", data=b"# nothing")
+
+
+def test_fixed_phases_stand_where_only_the_parser_is_unknown() -> None:
+    found = read_definition(
+        "f",
+        folder(
+            {
+                "phases": ["A"],
+                "dynamic_phases": True,
+                "dynamic_config": {"parser": "workflow_definition_parser"},
+            }
+        ),
+    )
+    assert (found.total_phases, found.dynamic) == (1, None)
+    assert "workflow_definition_parser" in found.warnings[0]
+
+
+# Listing.
+
+
+def test_a_workflow_is_listed_with_what_its_definition_has() -> None:
+    summary = summarize(read_definition("upgrade_v1", folder(NEWER)))
+    assert msgspec.to_builtins(summary) == {
+        "workflow_type": "upgrade_v1",
+        "name": "Upgrade Workflow",
+        "description": "Upgrades",
+        "version": "1.0.0",
+        "category": "operations",
+        "phases": 2,
+        "estimated_duration": "3 minutes",
+        "target_languages": ("any",),
+        "artifacts": ("a backup",),
+        "tags": ("ops",),
+        "aliases": ("upgrade",),
+    }
+
+
+def test_a_category_chooses_and_an_unknown_one_names_the_known() -> None:
+    one = summarize(read_definition("a", folder({"phases": ["A"], "category": "documentation"})))
+    broken = summarize(BrokenWorkflow(workflow_type="b", error="metadata.json: is not there"))
+    assert isinstance(one, WorkflowSummary)
+    assert by_category([one, broken], None) == Listing(workflows=(one, broken))
+    assert by_category([one, broken], "documentation") == Listing(workflows=(one,))
+    assert by_category([one, broken], "nothing") == Listing(
+        workflows=(), warning="no workflow has category 'nothing'; there are: documentation"
+    )
