@@ -16,7 +16,9 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from mcpkeep.actors.interfaces import Wire
+from mcpkeep.protocol.errors import ProtocolError
 from mcpkeep.protocol.framing import Frame, LineSplitter
+from mcpkeep.protocol.head import read_head
 from mcpkeep.protocol.jsonrpc import RequestId
 from mcpkeep.protocol.output import Logged, RelayEffect, ToolCancelled
 from mcpkeep.protocol.relay import Relay
@@ -32,10 +34,14 @@ from mcpkeep.protocol.switch import (
 )
 from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
 
-__all__ = ["HIGH_WATER", "OwnTools", "RelayActor"]
+__all__ = ["FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
 
 HIGH_WATER = 1024 * 1024
 """Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
+
+FLOODED = 4 * HIGH_WATER
+"""Bytes queued for the client above which it is not read either: sooner, and the end of a client that only
+stopped reading would not be seen."""
 
 HELD_LIMIT = 64 * 1024 * 1024
 """Bytes of requests held for a child that is not up, above which the client is not read."""
@@ -180,7 +186,7 @@ class RelayActor:
         early: list[Frame] = []
         match order:
             case ChildExited(generation) if (peer := self._peers.pop(generation, None)) is not None:
-                self._relay.from_child(generation, peer.lines.end(), now)
+                self._relay.from_child(generation, self._whole(peer.lines.end()), now)
             case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
                 early, peer.early = peer.early or [], None
                 if peer.early_size > HIGH_WATER and not self._paused_children:
@@ -192,6 +198,18 @@ class RelayActor:
             self._relay.from_child(order.generation, early, now)
         self._flush()
         self._balance()
+
+    def _whole(self, frames: list[Frame]) -> list[Frame]:
+        """What a dead child's last line is worth: a message without its newline counts, half of one does not."""
+        whole: list[Frame] = []
+        for frame in frames:
+            try:
+                if isinstance(frame, bytes):
+                    read_head(frame)
+                    whole.append(frame)
+            except ProtocolError:
+                self._log(Logged("warning", f"the server died within a line: {frame[:200]!r}"))
+        return whole
 
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, where it listens."""
@@ -256,7 +274,8 @@ class RelayActor:
             self._paused_children = client_slow
             for peer in self._peers.values():
                 peer.wire.pause_reading() if client_slow else peer.wire.resume_reading()
-        pause = client_slow or child_slow or self._relay.calls.held_bytes > HELD_LIMIT
+        flooded = self._client is not None and self._client.queued > FLOODED
+        pause = flooded or child_slow or self._relay.calls.held_bytes > HELD_LIMIT
         if self._client is not None and pause != self._paused_client:
             self._paused_client = pause
             self._client.pause_reading() if pause else self._client.resume_reading()

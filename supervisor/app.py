@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.errors import ConfigError
 
-__all__ = ["cli", "main", "version"]
+__all__ = ["VERSION", "cli", "main"]
+
+VERSION = "0.1.0"
+"""As in pyproject.toml; asking the installed package would import e-mail, zip files and forty more."""
 
 _USAGE = 2
 """The exit code of a usage error, as in argparse and the shell."""
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(_help())
         return 0
     if word in ("-V", "--version"):
-        sys.stdout.write(f"mcpkeep {version()}\n")
+        sys.stdout.write(f"mcpkeep {VERSION}\n")
         return 0
     for command in _COMMANDS:
         if command.name == word:
@@ -104,15 +107,6 @@ def _unknown(word: str) -> str:
     guess = nearest(word, [command.name for command in _COMMANDS])
     hint = f"did you mean `mcpkeep {guess}`?" if guess else "`mcpkeep --help` lists the commands"
     return f"unknown command {word!r}; {hint}"
-
-
-def version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("mcpkeep")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _help() -> str:

@@ -21,7 +21,7 @@ from mcpkeep.protocol.relay import Relay, RelaySettings
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
 from mcpkeep.protocol.switch import RelayReport
 from mcpkeep.protocol.tools import OwnTool
-from mcpkeep.supervisor.app import version
+from mcpkeep.supervisor.app import VERSION
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
 from mcpkeep.supervisor.loop import new_loop
@@ -215,7 +215,7 @@ class _Tree:
     def _about(self) -> Mapping[str, object]:
         options = self._options
         return {
-            "version": version(),
+            "version": VERSION,
             "pid": os.getpid(),
             "uptime": time.monotonic() - self._started,
             "workspace": options.workspace,

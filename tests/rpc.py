@@ -43,7 +43,6 @@ class Client:
         *,
         env: Mapping[str, str] | None = None,
         stdio: Literal["pipe", "socket", "pty"] = "pipe",
-        reading: bool = True,
         preexec: Callable[[], None] | None = None,
     ) -> None:
         self.said: list[Message] = []
@@ -71,8 +70,9 @@ class Client:
         self._stderr = self.process.stderr
         self._log_reader = threading.Thread(target=self._read_log, daemon=True)
         self._log_reader.start()
-        if reading:
-            self._reader.start()
+        self._may_read = threading.Event()
+        self._may_read.set()
+        self._reader.start()
 
     def __enter__(self) -> "Client":
         return self
@@ -83,6 +83,7 @@ class Client:
         if error is not None:
             sys.stderr.write(f"what mcpkeep logged:\n{self.log()}\n")
         self.close_stdin()
+        self.start_reading()
         try:
             self.process.wait(LIMIT)
         finally:
@@ -91,8 +92,7 @@ class Client:
             self.process.wait()
             self._log_reader.join(LIMIT)
             self._stderr.close()
-            if self._reader.is_alive():
-                self._reader.join(LIMIT)
+            self._reader.join(LIMIT)
             os.close(self.back)
 
     # Saying
@@ -142,10 +142,21 @@ class Client:
                 os.close(self.to)
             self.to = -1
 
+    def hang_up(self) -> None:
+        """The client is gone: nobody reads any more either. After stop_reading()."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self.back)
+        os.close(null)
+        self.close_stdin()
+
     # Hearing
 
+    def stop_reading(self) -> None:
+        """Read no more, but for what one read may bring."""
+        self._may_read.clear()
+
     def start_reading(self) -> None:
-        self._reader.start()
+        self._may_read.set()
 
     def wait_for(self, condition: Callable[[], bool], what: str = "that") -> None:
         """Wait until the condition holds; it is looked at whenever a line came, or mcpkeep ended."""
@@ -191,7 +202,7 @@ class Client:
 
     def _read(self) -> None:
         pieces: list[bytes] = []  # of a line whose end has not come: joining at once would be quadratic
-        while data := _read_some(self.back):
+        while self._may_read.wait() and (data := _read_some(self.back)):
             *lines, rest = data.split(b"\n")
             with self._changed:
                 for line in lines:

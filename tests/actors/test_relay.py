@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import Raw
 from trio.testing import MockClock
 
-from mcpkeep.actors.relay import HELD_LIMIT, HIGH_WATER, RelayActor
+from mcpkeep.actors.relay import FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
 from mcpkeep.actors.toolbox import Progress, Toolbox
 from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.output import Logged
@@ -244,7 +244,7 @@ async def test_what_a_dead_child_wrote_last_is_read_before_its_end_counts() -> N
 # Back pressure
 
 
-async def test_children_and_client_are_not_read_while_the_client_does_not_take_its_answers() -> None:
+async def test_children_are_not_read_while_the_client_does_not_take_answers_nor_at_last_the_client() -> None:
     world = World().opened()
     world.client.room = 0
     log = notice("notifications/message", {"level": "info", "data": "x" * 50_000})
@@ -252,8 +252,12 @@ async def test_children_and_client_are_not_read_while_the_client_does_not_take_i
         if not world.wires[1].paused:
             world.child(1, log)
     assert HIGH_WATER < world.client.queued < HIGH_WATER + 60_000
-    assert world.client.paused
+    assert not world.client.paused, "its end would not be seen"
     assert world.attach(2).paused, "a child that comes later is not read either"
+    for number in range(2 * FLOODED // 50_000):
+        if not world.client.paused:
+            world.say({"jsonrpc": "2.0", "id": f"{number:050000}", "method": "ping"})
+    assert FLOODED < world.client.queued < FLOODED + 60_000
     world.client.drain()
     world.actor.client_writable()
     assert not (world.client.paused or world.wires[1].paused or world.wires[2].paused)

@@ -304,16 +304,15 @@ def test_a_client_that_ends_in_the_middle_of_a_line_ends_it_cleanly(tmp_path: Pa
 
 def test_a_client_that_is_gone_ends_it_cleanly_though_much_is_to_be_said(tmp_path: Path) -> None:
     gate = Fifo(tmp_path)
-    with Client(mcpkeep(fast_command()), tmp_path, reading=False) as client:
-        client.request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}})
+    with Client(mcpkeep(fast_command()), tmp_path) as client:
+        client.initialize()
         client.begin("wait", fifo=str(gate))
         opened = gate.wait_until_reached()
+        client.stop_reading()
         for _ in range(8):
             client.begin("blob", size=1_000_000)
-        os.close(client.back)
-        client.back = os.open(os.devnull, os.O_RDONLY)
+        client.hang_up()
         os.close(opened)
-        client.close_stdin()
         assert client.wait_until_ended() == 0
 
 
