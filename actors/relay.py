@@ -17,11 +17,12 @@ from anyio.lowlevel import checkpoint
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.framing import Frame, LineSplitter
-from mcpkeep.protocol.head import read_head
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.output import Logged, RelayEffect, ToolCancelled
-from mcpkeep.protocol.relay import Relay
+from mcpkeep.protocol.relay.framing import Frame, LineSplitter
+from mcpkeep.protocol.relay.head import read_head
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.output import Logged, RelayEffect, ToolCancelled
+from mcpkeep.protocol.relay.relay import Relay
+from mcpkeep.protocol.relay.tools import ToolCall, ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
@@ -32,7 +33,6 @@ from mcpkeep.protocol.switch import (
     RelayOrder,
     RelayReport,
 )
-from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
 
 __all__ = ["FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
 
@@ -203,10 +203,11 @@ class RelayActor:
         """What a dead child's last line is worth: a message without its newline counts, half of one does not."""
         whole: list[Frame] = []
         for frame in frames:
+            if not isinstance(frame, bytes):
+                continue
             try:
-                if isinstance(frame, bytes):
-                    read_head(frame)
-                    whole.append(frame)
+                read_head(frame)
+                whole.append(frame)
             except ProtocolError:
                 self._log(Logged("warning", f"the server died within a line: {frame[:200]!r}"))
         return whole

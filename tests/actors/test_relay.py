@@ -17,9 +17,10 @@ from trio.testing import MockClock
 
 from mcpkeep.actors.relay import FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
 from mcpkeep.actors.toolbox import Progress, Toolbox
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.output import Logged
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import Logged
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildExited,
@@ -28,8 +29,7 @@ from mcpkeep.protocol.switch import (
     Exit,
     RelayReport,
 )
-from mcpkeep.protocol.tools import ToolResult
-from tests.protocol.relay_script import (
+from tests.protocol.relay.relay_script import (
     KEEP,
     Json,
     call,

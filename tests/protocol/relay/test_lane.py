@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from mcpkeep.protocol.call import Call
-from mcpkeep.protocol.framing import Frame, Oversized
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.mcp import Loss
-from tests.protocol.relay_script import Script, call, failure, line, notice, request, result, tool
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.framing import Frame, Oversized
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.mcp import Loss
+from tests.protocol.relay.relay_script import Script, call, failure, line, notice, request, result, tool
 
 
 def ready() -> Script:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcpkeep.protocol.health import Health, HealthSettings, Probe
+from mcpkeep.protocol.relay.health import Health, HealthSettings, Probe
 
 NOTHING, ASK, CONFIRM, WEDGED = Probe.NOTHING, Probe.ASK, Probe.CONFIRM, Probe.WEDGED
 

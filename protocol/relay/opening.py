@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import JsonObject, decode_object, decode_text, encode_object
-from mcpkeep.protocol.mcp import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID, Era
+from mcpkeep.protocol.relay.jsonrpc import JsonObject, decode_object, decode_text, encode_object
+from mcpkeep.protocol.relay.mcp import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID, Era
 
 __all__ = ["UNCACHED", "Opening", "capabilities_of", "has_envelope"]
 

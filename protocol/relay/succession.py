@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
-from mcpkeep.protocol.calls import Calls
-from mcpkeep.protocol.health import Health
-from mcpkeep.protocol.jsonrpc import encode_notification
-from mcpkeep.protocol.lane import Lane
-from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import Loss
-from mcpkeep.protocol.minted import Minted
-from mcpkeep.protocol.opening import Opening
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
+from mcpkeep.protocol.relay.calls import Calls
+from mcpkeep.protocol.relay.health import Health
+from mcpkeep.protocol.relay.jsonrpc import encode_notification
+from mcpkeep.protocol.relay.lane import Lane
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import Loss
+from mcpkeep.protocol.relay.minted import Minted
+from mcpkeep.protocol.relay.opening import Opening
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.standing import Standing
+from mcpkeep.protocol.relay.takeover import Takeover
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
@@ -26,7 +27,6 @@ from mcpkeep.protocol.switch import (
     RelayOrder,
     describe_exit,
 )
-from mcpkeep.protocol.takeover import Takeover
 
 __all__ = ["Succession"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mcpkeep.protocol.switch import ChildDrained, ChildReady, ChildRefused
-from tests.protocol.relay_script import (
+from tests.protocol.relay.relay_script import (
     FULL,
     MODERN,
     VERSION,

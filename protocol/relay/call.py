@@ -4,8 +4,8 @@ import enum
 
 import msgspec
 
-from mcpkeep.protocol.jsonrpc import INTERNAL_ERROR, JsonObject, RequestId, encode_error
-from mcpkeep.protocol.mcp import Loss
+from mcpkeep.protocol.relay.jsonrpc import INTERNAL_ERROR, JsonObject, RequestId, encode_error
+from mcpkeep.protocol.relay.mcp import Loss
 from mcpkeep.protocol.switch import Exit, describe_exit
 
 __all__ = ["HELD", "OURS", "Call", "Reason", "Verdict", "lost_error", "verdict_on"]

@@ -8,7 +8,7 @@ one another.
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import RequestId, decode_object, encode_object
+from mcpkeep.protocol.relay.jsonrpc import RequestId, decode_object, encode_object
 
 __all__ = ["Minted"]
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.call import Call
-from mcpkeep.protocol.jsonrpc import (
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.jsonrpc import (
     JsonObject,
     decode_message,
     decode_object,
     encode_notification,
     encode_object,
 )
-from mcpkeep.protocol.mcp import LIST_KINDS, SUBSCRIPTION_ID, ListKind
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, SUBSCRIPTION_ID, ListKind
 
 __all__ = ["acknowledge", "listens_changed", "listens_updated"]
 

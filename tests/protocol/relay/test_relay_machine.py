@@ -15,9 +15,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from mcpkeep.protocol.call import HELD
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.call import HELD
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
@@ -31,8 +32,7 @@ from mcpkeep.protocol.switch import (
     Exit,
     RelayOrder,
 )
-from mcpkeep.protocol.tools import ToolCalled, ToolResult
-from tests.protocol.relay_script import (
+from tests.protocol.relay.relay_script import (
     KEEP,
     PREFIX,
     Json,
@@ -47,7 +47,7 @@ from tests.protocol.relay_script import (
     request,
     result,
 )
-from tests.protocol.relay_script import initialize as initialize_request
+from tests.protocol.relay.relay_script import initialize as initialize_request
 
 TOOLS: tuple[list[Json], ...] = (
     [{"name": "safe", "inputSchema": {}, "annotations": {"readOnlyHint": True}}, {"name": "risky"}],

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from mcpkeep.protocol.head import Head
-from mcpkeep.protocol.jsonrpc import decode_message, encode_notification, encode_request
-from mcpkeep.protocol.link import Link, OwnRequest, Purpose
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, Era
-from mcpkeep.protocol.opening import Opening, capabilities_of
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
+from mcpkeep.protocol.relay.head import Head
+from mcpkeep.protocol.relay.jsonrpc import decode_message, encode_notification, encode_request
+from mcpkeep.protocol.relay.link import Link, OwnRequest, Purpose
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era
+from mcpkeep.protocol.relay.opening import Opening, capabilities_of
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.standing import Standing
 
 __all__ = ["Takeover"]
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from mcpkeep.protocol.call import Call, Verdict, verdict_on
-from mcpkeep.protocol.mcp import LOSS, Loss
+from mcpkeep.protocol.relay.call import Call, Verdict, verdict_on
+from mcpkeep.protocol.relay.mcp import LOSS, Loss
 
 FLAGS = list(itertools.product((False, True), repeat=5))
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.head import NO_META, Head, Meta, Params, Result, TaskHandle, read_head
-from mcpkeep.protocol.jsonrpc import (
+from mcpkeep.protocol.relay.head import NO_META, Head, Meta, Params, Result, TaskHandle, read_head
+from mcpkeep.protocol.relay.jsonrpc import (
     MAX_DEPTH,
     Message,
     decode_message,

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from mcpkeep.protocol.minted import Minted
-from tests.protocol.relay_script import Json, line, notice, request, result
+from mcpkeep.protocol.relay.minted import Minted
+from tests.protocol.relay.relay_script import Json, line, notice, request, result
 
 
 def ask(minted: Minted, generation: int, id_: int | str, token: int | str | None = None) -> Json:

@@ -4,13 +4,13 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from mcpkeep.protocol.framing import Oversized
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.opening import has_envelope
-from mcpkeep.protocol.output import ToolCancelled
+from mcpkeep.protocol.relay.framing import Oversized
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.opening import has_envelope
+from mcpkeep.protocol.relay.output import ToolCancelled
+from mcpkeep.protocol.relay.tools import ToolCall, ToolCalled, ToolResult
 from mcpkeep.protocol.switch import ChildRefused, ChildWedged
-from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
-from tests.protocol.relay_script import (
+from tests.protocol.relay.relay_script import (
     ENVELOPE,
     FULL,
     PREFIX,

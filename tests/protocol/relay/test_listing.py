@@ -4,9 +4,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, Era
-from tests.protocol.relay_script import KEEP, Json, tool
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era
+from tests.protocol.relay.relay_script import KEEP, Json, tool
 
 TOOLS = "tools/list"
 

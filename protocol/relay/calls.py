@@ -5,13 +5,13 @@ A call stands here from its arrival to its answer, in order of arrival.
 
 from collections.abc import Iterator
 
-from mcpkeep.protocol.call import HELD, OURS, Call, Reason, Verdict, lost_error, verdict_on
-from mcpkeep.protocol.jsonrpc import RequestId, encode_result
-from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import Listing
-from mcpkeep.protocol.mcp import Loss
-from mcpkeep.protocol.opening import Opening
-from mcpkeep.protocol.output import Output, ToolCancelled
+from mcpkeep.protocol.relay.call import HELD, OURS, Call, Reason, Verdict, lost_error, verdict_on
+from mcpkeep.protocol.relay.jsonrpc import RequestId, encode_result
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import Loss
+from mcpkeep.protocol.relay.opening import Opening
+from mcpkeep.protocol.relay.output import Output, ToolCancelled
 from mcpkeep.protocol.switch import ChildExited, Exit
 
 __all__ = ["Calls"]

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from mcpkeep.protocol.call import Call
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.framing import Frame
-from mcpkeep.protocol.head import NO_META, read_head
-from mcpkeep.protocol.health import Health
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import Listing
-from mcpkeep.protocol.mcp import Era, Loss
-from mcpkeep.protocol.opening import Opening
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.framing import Frame
+from mcpkeep.protocol.relay.head import NO_META, read_head
+from mcpkeep.protocol.relay.health import Health
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import Era, Loss
+from mcpkeep.protocol.relay.opening import Opening
 
 __all__ = ["Lane"]
 

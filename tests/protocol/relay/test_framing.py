@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.framing import Frame, IdScanner, LineSplitter, Oversized
+from mcpkeep.protocol.relay.framing import Frame, IdScanner, LineSplitter, Oversized
 
 LIMIT = 40
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import RequestId
+from mcpkeep.protocol.relay.jsonrpc import RequestId
 
 __all__ = ["OwnTool", "ToolCall", "ToolCalled", "ToolResult", "encode_tool", "encode_tool_result"]
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Raw, field
 
-from mcpkeep.protocol.call import Call
-from mcpkeep.protocol.jsonrpc import JsonObject, decode_object, decode_text, encode_object
-from mcpkeep.protocol.mcp import LIST_KINDS, Era, ListKind
-from mcpkeep.protocol.opening import UNCACHED
-from mcpkeep.protocol.tools import OwnTool, encode_tool
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.jsonrpc import JsonObject, decode_object, decode_text, encode_object
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era, ListKind
+from mcpkeep.protocol.relay.opening import UNCACHED
+from mcpkeep.protocol.relay.tools import OwnTool, encode_tool
 
 __all__ = ["Listing", "ListingChange", "ToolAnnotations"]
 

@@ -5,10 +5,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mcpkeep.protocol.framing import Frame
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.output import Logged, RelayEffect
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.framing import Frame
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import Logged, RelayEffect
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
@@ -18,7 +19,6 @@ from mcpkeep.protocol.switch import (
     Exit,
     RelayOrder,
 )
-from mcpkeep.protocol.tools import OwnTool
 
 Json: TypeAlias = dict[str, Any]
 Event: TypeAlias = "tuple[str, Json] | RelayEffect"

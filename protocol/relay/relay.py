@@ -12,13 +12,13 @@ from typing import assert_never
 import msgspec
 from msgspec import UNSET, Raw
 
-from mcpkeep.protocol.call import HELD, OURS, Call, Reason, lost_error
-from mcpkeep.protocol.calls import Calls
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.framing import Frame, IdScanner, Oversized
-from mcpkeep.protocol.head import NO_META, Head, Params, Result, read_head
-from mcpkeep.protocol.health import Health, HealthSettings, Probe
-from mcpkeep.protocol.jsonrpc import (
+from mcpkeep.protocol.relay.call import HELD, OURS, Call, Reason, lost_error
+from mcpkeep.protocol.relay.calls import Calls
+from mcpkeep.protocol.relay.framing import Frame, IdScanner, Oversized
+from mcpkeep.protocol.relay.head import NO_META, Head, Params, Result, read_head
+from mcpkeep.protocol.relay.health import Health, HealthSettings, Probe
+from mcpkeep.protocol.relay.jsonrpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
@@ -30,19 +30,19 @@ from mcpkeep.protocol.jsonrpc import (
     encode_result,
     split_batch,
 )
-from mcpkeep.protocol.lane import Lane
-from mcpkeep.protocol.link import Link, Purpose
-from mcpkeep.protocol.listens import acknowledge, listens_changed, listens_updated
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
-from mcpkeep.protocol.minted import Minted
-from mcpkeep.protocol.opening import Opening, capabilities_of, has_envelope
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
-from mcpkeep.protocol.succession import Succession
+from mcpkeep.protocol.relay.lane import Lane
+from mcpkeep.protocol.relay.link import Link, Purpose
+from mcpkeep.protocol.relay.listens import acknowledge, listens_changed, listens_updated
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
+from mcpkeep.protocol.relay.minted import Minted
+from mcpkeep.protocol.relay.opening import Opening, capabilities_of, has_envelope
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.standing import Standing
+from mcpkeep.protocol.relay.succession import Succession
+from mcpkeep.protocol.relay.takeover import Takeover
+from mcpkeep.protocol.relay.tools import OwnTool, ToolCall, ToolCalled, ToolResult, encode_tool_result
 from mcpkeep.protocol.switch import ChildRefused, ChildWedged, RelayOrder
-from mcpkeep.protocol.takeover import Takeover
-from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolCalled, ToolResult, encode_tool_result
 
 __all__ = ["Relay", "RelaySettings", "RelayStatus"]
 
