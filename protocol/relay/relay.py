@@ -5,7 +5,6 @@ passed on and its answer passed back: one decode, one table entry, the same byte
 exists so that the client does not notice when the child is another one.
 """
 
-import re
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -13,35 +12,35 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.relay.call import HELD, OURS, Call, Reason, lost_error
+from mcpkeep.protocol.relay.call import HELD, Call
 from mcpkeep.protocol.relay.calls import Calls
 from mcpkeep.protocol.relay.framing import Frame, IdScanner, Oversized
 from mcpkeep.protocol.relay.head import NO_META, Head, Params, Result, read_head
 from mcpkeep.protocol.relay.health import Health, HealthSettings, Probe
 from mcpkeep.protocol.relay.jsonrpc import (
-    INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
     RequestId,
     decode_message,
-    decode_object,
     encode_error,
-    encode_notification,
     encode_result,
     split_batch,
 )
 from mcpkeep.protocol.relay.lane import Lane
 from mcpkeep.protocol.relay.link import Link, Purpose
-from mcpkeep.protocol.relay.listens import acknowledge, listens_changed, listens_updated
-from mcpkeep.protocol.relay.listing import Listing, ListingChange
-from mcpkeep.protocol.relay.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
+from mcpkeep.protocol.relay.listens import acknowledge, listens_updated
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, LOSS, Era, Loss
 from mcpkeep.protocol.relay.minted import Minted
-from mcpkeep.protocol.relay.opening import Opening, capabilities_of, has_envelope
+from mcpkeep.protocol.relay.notices import Notices
+from mcpkeep.protocol.relay.opening import Opening, capabilities_of
 from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.own_calls import OwnCalls
+from mcpkeep.protocol.relay.salvage import Salvage
 from mcpkeep.protocol.relay.standing import Standing
 from mcpkeep.protocol.relay.succession import Succession
 from mcpkeep.protocol.relay.takeover import Takeover
-from mcpkeep.protocol.relay.tools import OwnTool, ToolCall, ToolCalled, ToolResult, encode_tool_result
+from mcpkeep.protocol.relay.tools import OwnTool, ToolResult
 from mcpkeep.protocol.switch import ChildRefused, ChildWedged, RelayOrder
 
 __all__ = ["Relay", "RelaySettings", "RelayStatus"]
@@ -53,8 +52,6 @@ _NOTED = frozenset({"initialize", "server/discover", *LIST_KINDS}) | _SETTING
 _SERVED_FOR = {"logging/setLevel": "logging", "tools/list": "tools"}
 """What we announce whether or not the child has it, and by which capability that shows."""
 
-_OBJECT = re.compile(rb'\s*\{\s*["}]')
-_MESSAGE = re.compile(rb'\{\s*"(?:jsonrpc|id|method|params|result|error)"\s*:')
 _LIST_CHANGED = frozenset(kind.changed for kind in LIST_KINDS.values())
 _BINDING_LIMIT = 10_000
 """Request states and task ids remembered; beyond, the oldest are forgotten and go to the serving child."""
@@ -101,6 +98,8 @@ class Relay:
         self._health = Health(settings.health)
         self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
+        self._notices = Notices(self.output, calls=self.calls, opening=self.opening, standing=self._standing)
+        self._own_calls = OwnCalls(self.output, calls=self.calls, opening=self.opening)
         self._succession = Succession(
             self.output,
             calls=self.calls,
@@ -111,7 +110,16 @@ class Relay:
             health=self._health,
             takeover=self._takeover,
             lane=self.lane,
-            tell_change=self._tell_change,
+            tell_change=self._notices.tell_change,
+        )
+        self._salvage = Salvage(
+            self.output,
+            calls=self.calls,
+            succession=self._succession,
+            notices=self._notices,
+            listing=self.listing,
+            carry=self.from_child,
+            max_message=settings.max_message,
         )
         self._links = self._succession.links
         self._table = self.calls.table
@@ -150,7 +158,7 @@ class Relay:
         if method == "tools/call":
             call.is_task = params.task is not UNSET
             if params.name in self.listing.own:
-                self._call_own(call)
+                self._own_calls.begin(call)
                 return
         elif self._answers_itself(call, params):
             return
@@ -231,18 +239,6 @@ class Relay:
             if link.generation != call.generation and link.is_open:
                 self._takeover.repeat(link, call.method, {name: call.subject})
 
-    def _call_own(self, call: Call) -> None:
-        params = decode_message(call.frame).params
-        if self.opening.era is Era.MODERN and not has_envelope(params):
-            text = "the request lacks the protocol version or the client's capabilities in `params._meta`"
-            self.output.client.append(encode_error(call.id, INVALID_PARAMS, text))
-            return
-        call.generation = OURS
-        self._table[call.id] = call
-        arguments = decode_object(params).get("arguments", Raw())
-        asked = ToolCall(call.id, call.subject or "", arguments, call.progress_token)
-        self.output.effects.append(ToolCalled(asked))
-
     def _client_notifies(self, method: str, params: Params, line: bytes) -> None:
         targets: list[Link] = []
         match method:
@@ -305,12 +301,12 @@ class Relay:
             self._health.heard(now)
         for frame in frames:
             if isinstance(frame, Oversized):
-                self._oversized(link, frame)
+                self._salvage.oversized(link, frame)
                 continue
             try:
                 head = read_head(frame)
             except ProtocolError as error:
-                self._bad_child_line(link, frame, error, now)
+                self._salvage.bad_line(link, frame, error, now)
                 continue
             if head.method is None:
                 self._child_answers(link, head, frame)
@@ -403,20 +399,11 @@ class Relay:
                     self.output.effects.append(ChildRefused(link.generation, refusal))
             case Purpose.LIST:
                 if link is self._succession.serving:
-                    self._tell_change(self._takeover.listed(link, own, head, line))
+                    self._notices.tell_change(self._takeover.listed(link, own, head, line))
             case Purpose.STANDING | Purpose.HEALTH:
                 pass
             case _:
                 assert_never(own.purpose)
-
-    def _own_lost(self, link: Link, id_: RequestId | None, what: str) -> None:
-        """The child answered our own request with what cannot be carried."""
-        own = link.own.pop(id_, None) if isinstance(id_, str) else None
-        if own is not None and own.purpose is Purpose.OPEN:
-            reason = f"it answers the opening request with {what}"
-            self.output.effects.append(ChildRefused(link.generation, reason))
-        elif own is not None and own.compare and link is self._succession.serving:
-            self._tell_change(self.listing.unknown(own.method))
 
     def _child_notifies(self, link: Link, method: str, params: Params, line: bytes) -> None:
         serves = link is self._succession.serving or link.is_draining
@@ -469,113 +456,25 @@ class Relay:
         token = params.meta.progress_token
         self.output.client.append(self._minted.request(link.generation, line, id_, token))
 
-    def _oversized(self, link: Link, frame: Oversized) -> None:
-        what = f"a message of {frame.size} bytes, above `limits.max_message` = {self._settings.max_message}"
-        self.output.log("warning", f"the server wrote {what}; dropped")
-        call = self._table.get(frame.id) if frame.id is not None else None
-        if frame.is_request:
-            if frame.id is not None:
-                error = encode_error(frame.id, INVALID_REQUEST, f"mcpkeep does not carry {what}")
-                self.output.to_child(link, error)
-        elif call is not None and call.generation == link.generation:
-            self._replace_answer(link, call, Reason.TOO_LARGE, f"The answer to {call.method} is {what}.")
-        elif frame.id is None:
-            if not link.is_wedged:
-                link.is_wedged = True
-                self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
-        else:
-            self._own_lost(link, frame.id, what)
-
-    def _bad_child_line(self, link: Link, line: bytes, error: ProtocolError, now: float) -> None:
-        """Carry what can be read after all: a batch, or a message behind a BOM or a printed text."""
-        shown = f"the server wrote a line of {len(line)} bytes that is no message ({error}): {line[:200]!r}"
-        batch = split_batch(line)
-        if batch:
-            for item in batch:
-                if item.startswith(b"["):
-                    self.output.log("warning", shown)
-                else:
-                    self.from_child(link.generation, [item], now)
-            return
-        start = None if _OBJECT.match(line) else _MESSAGE.search(line)
-        if start is not None:
-            self.output.log("warning", f"{shown}; the message in it is carried")
-            self.from_child(link.generation, [line[start.start() :]], now)
-            return
-        self.output.log("warning", shown)
-        scanner = IdScanner()
-        scanner.feed(line)
-        call = self._table.get(scanner.id) if scanner.id is not None and b'"jsonrpc"' in line else None
-        if call is not None and call.generation == link.generation and not scanner.is_request:
-            text = f"The MCP server's answer to {call.method} is not valid JSON-RPC ({error})."
-            self._replace_answer(link, call, Reason.INVALID, text)
-        elif not scanner.is_request:
-            self._own_lost(link, scanner.id, f"a line that is no message ({error})")
-
-    def _replace_answer(self, link: Link, call: Call, reason: Reason, text: str) -> None:
-        self.calls.remove(call)
-        self.output.client.append(lost_error(call.id, reason, what=call.method, retryable=False, advice=text))
-        self._succession.check_drained(link)
-
     # From the child actor
 
     def order(self, order: RelayOrder, now: float) -> None:
         """What the child actor decided."""
         self._succession.order(order, now)
 
-    def _tell_change(self, change: ListingChange | None) -> None:
-        if change is None:
-            return
-        if self.opening.era is Era.LEGACY:
-            if change.kind.capability in self.opening.capabilities:
-                self.output.client.append(encode_notification(change.kind.changed))
-        else:
-            self.output.client += listens_changed(self.calls, change.kind)
-        parts = [
-            f"{word} {', '.join(names)}"
-            for word, names in (
-                ("added", change.added),
-                ("removed", change.removed),
-                ("changed", change.changed),
-            )
-            if names
-        ]
-        self.notice(
-            "info", f"The MCP server's {change.kind.member} changed: {'; '.join(parts) or 'unknown how'}."
-        )
-
     # From ourselves
 
     def answer(self, id_: RequestId, result: ToolResult) -> None:
         """Our own tool has finished a call; nothing goes out where the client waits no longer."""
-        call = self._table.get(id_)
-        if call is not None and call.generation == OURS:
-            self.calls.remove(call)
-            modern = self.opening.era is Era.MODERN
-            self.output.client.append(encode_result(id_, encode_tool_result(result, modern=modern)))
+        self._own_calls.answer(id_, result)
 
     def progress(self, id_: RequestId, progress: float, total: float | None, text: str) -> None:
         """Our own tool is under way with a call; told where the client asked for progress."""
-        call = self._table.get(id_)
-        if call is not None and call.generation == OURS and call.progress_token is not None:
-            params: dict[str, object] = {"progressToken": call.progress_token, "progress": progress}
-            if total is not None:
-                params["total"] = total
-            params["message"] = text
-            self.output.client.append(encode_notification("notifications/progress", params))
+        self._own_calls.progress(id_, progress, total, text)
 
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
-        match self.opening.era:
-            case Era.LEGACY if self.opening.initialized:
-                wanted = [self._standing.level or "info"]
-            case Era.MODERN:
-                wanted = self.calls.log_level_asked()
-            case _:
-                wanted = []
-        if any(name in LOG_LEVELS and LOG_LEVELS.index(level) >= LOG_LEVELS.index(name) for name in wanted):
-            params = {"level": level, "logger": "mcpkeep", "data": text}
-            self.output.client.append(encode_notification("notifications/message", params))
+        self._notices.tell(level, text)
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
