@@ -936,3 +936,13 @@ def test_a_list_that_is_being_compared_is_not_asked_for_beside() -> None:
     assert to_child(script.promote(2), 2) == [{"own": "tools/list"}]
     assert to_child(script.child(1, result(1, {"tools": [tool("a")]})), 2) == []
     assert script.answer(2, "tools/list", {"tools": [tool("a")]}) == []
+
+
+def test_a_list_told_from_memory_is_compared_with_the_next_childs() -> None:
+    script = Script.legacy(hold=10.0)
+    script.exit(1)
+    script.client(request(1, "tools/list"))
+    assert [t["name"] for t in told(script.tick(10))["result"]["tools"]] == ["mcpkeep"]
+    script.opened(2)
+    events = script.answer(2, "tools/list", {"tools": [tool("a")]})
+    assert to_client(events)[0] == notice("notifications/tools/list_changed")
