@@ -242,14 +242,18 @@ def wait_until_stuck(server: psutil.Process) -> None:
 
 def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-X", "importtime", "-c"]
-    program = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from mcpkeep.supervisor.app import cli; cli()"
+    program = (
+        "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from mcpkeep.supervisor.app import cli; cli()"
+    )
     path = environment()["PYTHONPATH"]
     with Client([*command, program, path, "run", "--", *fast_command()], tmp_path) as client:
         client.initialize()
         assert text_of(client.call("echo", text="served")) == "served"
         client.keep("status")
     imported = {
-        line.rsplit("|", 1)[1].strip() for line in client.log().splitlines() if line.startswith("import time:")
+        line.rsplit("|", 1)[1].strip()
+        for line in client.log().splitlines()
+        if line.startswith("import time:")
     }
     assert "mcpkeep.protocol.relay" in imported
     surplus = {name for name in imported if name in NOT_FOR_RUN or name.split(".")[0] in NOT_FOR_RUN}
@@ -278,5 +282,16 @@ def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) 
         timeout=LIMIT,
     )
     first = next(line for line in ended.stderr.splitlines() if line.startswith("spawned with"))
-    slow = {"asyncio", "anyio", "msgspec", "logging", "uvloop", "ssl", "socket", "inspect", "hashlib", "pathlib"}
+    slow = {
+        "asyncio",
+        "anyio",
+        "msgspec",
+        "logging",
+        "uvloop",
+        "ssl",
+        "socket",
+        "inspect",
+        "hashlib",
+        "pathlib",
+    }
     assert slow.intersection(first.split()) == set()
