@@ -1,4 +1,4 @@
-"""The validation snippets that `pos_workflow` was specified with, as they stand there: real evidence for `{...}`.
+"""The validation snippets that `pos_workflow` was specified with; real evidence stands for `{...}`.
 
 Each runs twice: on the tool itself, and through the official client on `mcpkeep run`.
 """

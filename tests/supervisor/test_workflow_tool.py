@@ -399,7 +399,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 }
 
 ALLOWED: dict[str, set[Status]] = {
-    **dict.fromkeys(ARGUMENTS, set(Status)),
+    **{action: set(Status) for action in ARGUMENTS},
     "complete_phase": {Status.ACTIVE},
     "pause": {Status.ACTIVE},
     "resume": {Status.PAUSED},
@@ -564,7 +564,8 @@ async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session
     assert (await tool(action="list_sessions"))["count"] == 0
     (workspace / "spec").mkdir()
     (workspace / "spec" / "tasks.md").write_text(
-        "# Tasks\n\n## Phase 1: One\n\n- [ ] **Task 1.1**: First\n\n## Phase 2: Two\n\n- [ ] **Task 2.1**: Last\n"
+        "# Tasks\n\n## Phase 1: One\n\n- [ ] **Task 1.1**: First\n\n"
+        "## Phase 2: Two\n\n- [ ] **Task 2.1**: Last\n"
     )
     begun = await tool(
         action="start",
@@ -750,7 +751,8 @@ async def test_a_hostile_gate_runs_nothing_and_stops_nothing(tool: Tool, workspa
     ]
     for n, expression in enumerate(expressions):
         gate = (
-            "checkpoint: {strict: true}\nevidence_schema: {done: {type: boolean, required: true, validator: v}}\n"
+            "checkpoint: {strict: true}\n"
+            "evidence_schema: {done: {type: boolean, required: true, validator: v}}\n"
             f"validators: {{v: {msgspec.json.encode(expression).decode()}}}\n"
         )
         make_workflow(workspace, f"hostile_{n}", gate=gate)
@@ -835,7 +837,8 @@ async def test_no_answer_names_a_place_outside_the_workspace(tool: Tool, workspa
 
 async def test_a_session_of_the_shipped_workflow_is_strict(tool: Tool) -> None:
     session_id = await begin(tool, "test_gen_v3")
-    for evidence in ({"nonsense": 1}, {"code_structure": {}, "test_candidates": []}, {"override": {}}):
+    empty: list[Answer] = [{"nonsense": 1}, {"code_structure": {}, "test_candidates": []}, {"override": {}}]
+    for evidence in empty:
         answer = await tool(action="complete_phase", session_id=session_id, phase=1, evidence=evidence)
         assert answer["checkpoint_passed"] is False
     answer = await tool(action="complete_phase", session_id=session_id, phase=1, evidence=PHASE_ONE)
