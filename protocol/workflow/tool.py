@@ -87,7 +87,7 @@ def _present(annotation: object) -> object:
     """The type without `None`, and an object's without that of its members, which msgspec cannot describe."""
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
-    base, *meta = get_args(annotation)
+    base, *meta = get_args(annotation) or (annotation,)
     return Annotated[(dict, *meta)] if get_origin(base) is dict else annotation
 
 
