@@ -34,7 +34,7 @@ from mcpkeep.protocol.switch import (
     RelayReport,
 )
 
-__all__ = ["FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
+__all__ = ["BACKLOG", "FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
 
 HIGH_WATER = 1024 * 1024
 """Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
@@ -42,6 +42,10 @@ HIGH_WATER = 1024 * 1024
 FLOODED = 4 * HIGH_WATER
 """Bytes queued for the client above which it is not read either: sooner, and the end of a client that only
 stopped reading would not be seen."""
+
+BACKLOG = 8 * HIGH_WATER
+"""Bytes queued for one child above which the client is not read. More than for the client: while a wedged
+server takes nothing, the client must still get through to our own tools, `restart` above all."""
 
 HELD_LIMIT = 64 * 1024 * 1024
 """Bytes of requests held for a child that is not up, above which the client is not read."""
@@ -270,7 +274,7 @@ class RelayActor:
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""
         client_slow = self._client is not None and self._client.queued > HIGH_WATER
-        child_slow = any(peer.wire.queued > HIGH_WATER for peer in self._peers.values())
+        child_slow = any(peer.wire.queued > BACKLOG for peer in self._peers.values())
         if client_slow != self._paused_children:
             self._paused_children = client_slow
             for peer in self._peers.values():

@@ -18,6 +18,7 @@ from mcpkeep.protocol.relay.framing import Frame, IdScanner, Oversized
 from mcpkeep.protocol.relay.head import NO_META, Head, Params, Result, read_head
 from mcpkeep.protocol.relay.health import Health, HealthSettings, Probe
 from mcpkeep.protocol.relay.jsonrpc import (
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     PARSE_ERROR,
     RequestId,
@@ -132,7 +133,7 @@ class Relay:
         for frame in frames:
             if isinstance(frame, Oversized):
                 text = f"the message of {frame.size} bytes is larger than `limits.max_request` allows"
-                self.output.client.append(encode_error(frame.id, INVALID_REQUEST, text))
+                self._refuse(frame.id, INVALID_REQUEST, text, is_answer=not frame.is_request)
                 continue
             try:
                 head = read_head(frame)
@@ -288,7 +289,15 @@ class Relay:
         is_batch = line.lstrip().startswith(b"[") and split_batch(line) is not None
         code = PARSE_ERROR if scanner.id is None and not is_batch else INVALID_REQUEST
         text = f"the client's message cannot be carried: {error}"
-        self.output.client.append(encode_error(scanner.id, code, text))
+        self._refuse(scanner.id, code, text, is_answer=not scanner.is_request)
+
+    def _refuse(self, id_: RequestId | None, code: int, text: str, *, is_answer: bool) -> None:
+        """Answer the client's line with an error; where it was an answer, the child that waits gets one too."""
+        if is_answer and id_ is not None:
+            answer = self._minted.answer(id_, encode_error(id_, INTERNAL_ERROR, text))
+            if answer is not None:
+                self._to_generation(*answer)
+        self.output.client.append(encode_error(id_, code, text))
 
     # From a child
 

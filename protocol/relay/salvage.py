@@ -83,6 +83,9 @@ class Salvage:
         if call is not None and call.generation == link.generation and not scanner.is_request:
             text = f"The MCP server's answer to {call.method} is not valid JSON-RPC ({error})."
             self.replace_answer(link, call, Reason.INVALID, text)
+        elif scanner.is_request and scanner.id is not None and b'"jsonrpc"' in line:
+            text = f"mcpkeep cannot carry this request: {error}"
+            self._out.to_child(link, encode_error(scanner.id, INVALID_REQUEST, text))
         elif not scanner.is_request:
             self.own_lost(link, scanner.id, f"a line that is no message ({error})")
 

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import Raw
 from trio.testing import MockClock
 
-from mcpkeep.actors.relay import FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
+from mcpkeep.actors.relay import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
 from mcpkeep.actors.toolbox import Progress, Toolbox
 from mcpkeep.protocol.relay.health import HealthSettings
 from mcpkeep.protocol.relay.output import Logged
@@ -268,10 +268,10 @@ async def test_the_client_is_not_read_while_its_child_does_not_take_requests() -
     world.wires[1].room = 0
     big = call(0, "echo", filler="x" * 50_000)
     count = 0
-    while not world.client.paused and count < 2 * HIGH_WATER // 50_000:
+    while not world.client.paused and count < 2 * BACKLOG // 50_000:
         count += 1
         world.say({**big, "id": count})
-    assert HIGH_WATER < world.wires[1].queued < HIGH_WATER + 60_000
+    assert BACKLOG < world.wires[1].queued < BACKLOG + 60_000
     assert not world.wires[1].paused, "its answers are still read"
     world.wires[1].drain()
     world.actor.child_writable(1)
@@ -281,7 +281,7 @@ async def test_the_client_is_not_read_while_its_child_does_not_take_requests() -
 async def test_the_client_is_read_again_when_the_slow_child_is_gone() -> None:
     world = World().opened()
     world.wires[1].room = 0
-    world.say(call(1, "echo", filler="x" * (HIGH_WATER + 1)))
+    world.say(call(1, "echo", filler="x" * (BACKLOG + 1)))
     assert world.client.paused
     world.exit(1)
     assert not world.client.paused

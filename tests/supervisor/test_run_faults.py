@@ -262,7 +262,7 @@ def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
 
 def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) -> None:
     marker = "import os; os.write(2, b'spawned\\n')"
-    program = f"""if True:
+    program = """if True:
         import subprocess, sys
         class Popen(subprocess.Popen):
             def __init__(self, *arguments, **named):

@@ -502,3 +502,20 @@ def test_the_status_counts_what_is_in_flight_and_what_waits() -> None:
     assert (status.era, status.in_flight, status.held) == ("legacy", 2, 0)
     script.exit(1, unread=script.sent[1])
     assert (script.relay.status().in_flight, script.relay.status().held) == (0, 2)
+
+
+def test_a_child_whose_answer_the_client_garbled_gets_an_error_instead() -> None:
+    script = Script.legacy()
+    asked = script.child(1, request(7, "roots/list"))
+    minted = to_client(asked)[0]["id"]
+    events = script.client(b'{"jsonrpc":"2.0","id":"%s","result":{"roots":[NaN]}}' % minted.encode())
+    assert [message["id"] for message in to_child(events, 1)] == [7]
+    assert "error" in to_child(events, 1)[0]
+    assert [message["error"]["code"] for message in to_client(events)] == [-32600]
+
+
+def test_a_request_of_the_child_that_cannot_be_carried_is_refused_to_the_child() -> None:
+    script = Script.legacy()
+    events = script.child(1, b'{"jsonrpc":"2.0","id":7,"method":"roots/list","params":{"a":NaN}}')
+    assert to_client(events) == []
+    assert [(message["id"], message["error"]["code"]) for message in to_child(events, 1)] == [(7, -32600)]
