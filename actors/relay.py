@@ -251,7 +251,8 @@ class RelayActor:
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""
         client_slow = self._client is not None and self._client.queued > HIGH_WATER
-        child_slow = any(peer.wire.queued > HIGH_WATER for peer in self._peers.values())
+        serving = self._peers.get(self._relay.serving)  # one that drains is sent next to nothing any more
+        child_slow = serving is not None and serving.wire.queued > HIGH_WATER
         if client_slow != self._paused_children:
             self._paused_children = client_slow
             for peer in self._peers.values():

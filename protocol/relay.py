@@ -117,6 +117,11 @@ class Relay:
         self._table = self.calls.table
         self._bound: dict[str, int] = {}
 
+    @property
+    def serving(self) -> int:
+        """The generation that the client's requests go to; 0 while there is none."""
+        return self._succession.serving.generation if self._succession.serving is not None else 0
+
     # From the client
 
     def from_client(self, frames: Sequence[Frame], now: float) -> None:
@@ -567,7 +572,7 @@ class Relay:
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
         match self.opening.era:
-            case Era.LEGACY if self.opening.initialized:
+            case Era.LEGACY if self.opening.initialized and self.opening.is_told:
                 wanted = [self._standing.level or "info"]
             case Era.MODERN:
                 wanted = self.calls.log_level_asked()
