@@ -204,7 +204,7 @@ class RelayActor:
         self._balance()
 
     def _whole(self, frames: list[Frame]) -> list[Frame]:
-        """What a dead child's last line is worth: a message without its newline counts, half of one does not."""
+        """What a dead child's last line is worth: a whole message counts without its newline, half of one not."""
         whole: list[Frame] = []
         for frame in frames:
             if not isinstance(frame, bytes):
@@ -274,7 +274,8 @@ class RelayActor:
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""
         client_slow = self._client is not None and self._client.queued > HIGH_WATER
-        child_slow = any(peer.wire.queued > BACKLOG for peer in self._peers.values())
+        serving = self._peers.get(self._relay.serving)  # one that drains is sent next to nothing any more
+        child_slow = serving is not None and serving.wire.queued > BACKLOG
         if client_slow != self._paused_children:
             self._paused_children = client_slow
             for peer in self._peers.values():

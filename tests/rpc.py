@@ -195,7 +195,7 @@ class Client:
         return pid
 
     def kill_server(self) -> None:
-        """SIGKILL the server that serves, and wait until it is dead: a dying process may still read a pipe."""
+        """SIGKILL the server that serves, and wait until it is dead: a dying process may still read."""
         server = psutil.Process(self.pid())
         server.kill()
         server.wait(LIMIT)

@@ -22,7 +22,7 @@ class Notices:
     def tell(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
         match self._opening.era:
-            case Era.LEGACY if self._opening.initialized:
+            case Era.LEGACY if self._opening.initialized and self._opening.is_told:
                 wanted = [self._standing.level or "info"]
             case Era.MODERN:
                 wanted = self._calls.log_level_asked()

@@ -126,6 +126,11 @@ class Relay:
         self._table = self.calls.table
         self._bound: dict[str, int] = {}
 
+    @property
+    def serving(self) -> int:
+        """The generation that the client's requests go to; 0 while there is none."""
+        return self._succession.serving.generation if self._succession.serving is not None else 0
+
     # From the client
 
     def from_client(self, frames: Sequence[Frame], now: float) -> None:
@@ -292,7 +297,7 @@ class Relay:
         self._refuse(scanner.id, code, text, is_answer=not scanner.is_request)
 
     def _refuse(self, id_: RequestId | None, code: int, text: str, *, is_answer: bool) -> None:
-        """Answer the client's line with an error; where it was an answer, the child that waits gets one too."""
+        """Answer the client's line with an error; where it was an answer, so does the child that waits."""
         if is_answer and id_ is not None:
             answer = self._minted.answer(id_, encode_error(id_, INTERNAL_ERROR, text))
             if answer is not None:

@@ -24,6 +24,7 @@ from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildExited,
+    ChildPromoted,
     ChildReady,
     ChildWedged,
     Exit,
@@ -284,6 +285,17 @@ async def test_the_client_is_read_again_when_the_slow_child_is_gone() -> None:
     world.say(call(1, "echo", filler="x" * (BACKLOG + 1)))
     assert world.client.paused
     world.exit(1)
+    assert not world.client.paused
+
+
+async def test_the_client_is_read_again_when_another_child_takes_the_place_of_the_slow_one() -> None:
+    world = World().opened()
+    world.wires[1].room = 0
+    world.say(call(1, "echo", filler="x" * (HIGH_WATER + 1)))
+    opening = world.attach(2).messages()[0]
+    assert world.client.paused
+    world.child(2, result(opening["id"], initialized()))
+    world.actor.order(ChildPromoted(2))
     assert not world.client.paused
 
 

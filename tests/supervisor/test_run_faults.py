@@ -1,4 +1,4 @@
-"""`mcpkeep run` as a process, between servers and clients that behave badly: nothing is lost, left or grows."""
+"""`mcpkeep run` as a process, between servers and clients that behave badly: nothing is lost or grows."""
 
 import os
 import select

@@ -1,4 +1,4 @@
-"""`mcpkeep run` as a process: the server is killed, restarted, wedged or edited while a client goes on calling."""
+"""`mcpkeep run` as a process: the server is killed, restarted, wedged or edited under a stream of calls."""
 
 import os
 import signal
