@@ -56,7 +56,7 @@ class KeepTool:
             return refusal(
                 None,
                 "ValueError",
-                str(error),
+                f"the arguments cannot be used: {error}",
                 f"Give `action`, one of {', '.join(actions)}, and what that action takes.",
                 valid_actions=actions,
             )

@@ -108,6 +108,7 @@ class RelayActor:
         self._paused_children = False
         self._running: dict[RequestId, anyio.CancelScope] = {}
         self._tools: OwnTools | None = None
+        self._call_ended: anyio.Event | None = None
         self._jobs: list[Callable[[], Coroutine[None, None, None]]] = []
         self._armed: float | None = None
         self._alarm = anyio.Event()
@@ -204,7 +205,7 @@ class RelayActor:
         self._balance()
 
     def _whole(self, frames: list[Frame]) -> list[Frame]:
-        """What a dead child's last line is worth: a whole message counts without its newline, half of one not."""
+        """What a dead child's last line is worth: a whole message counts, half of one not."""
         whole: list[Frame] = []
         for frame in frames:
             if not isinstance(frame, bytes):
@@ -220,6 +221,12 @@ class RelayActor:
         """Tell the client through its log, where it listens."""
         self._relay.notice(level, text)
         self._flush()
+
+    async def finish_calls(self) -> None:
+        """Wait until no call of our own tools is under way."""
+        while self._running:
+            self._call_ended = anyio.Event()
+            await self._call_ended.wait()
 
     async def run(
         self, tools: OwnTools, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -321,6 +328,8 @@ class RelayActor:
         finally:
             if self._running.get(call.id) is scope:
                 del self._running[call.id]
+            if self._call_ended is not None:
+                self._call_ended.set()
 
     def _suspect(self, generation: int, what: str) -> None:
         if generation in self._peers:

@@ -3,9 +3,11 @@
 import gc
 import logging
 import os
+import shlex
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 
 import anyio
 
@@ -31,6 +33,9 @@ from mcpkeep.supervisor.wire import FdWire
 from mcpkeep.supervisor.workflow import Workflows, is_offered
 
 __all__ = ["serve"]
+
+FINISH_LIMIT = 1.0
+"""Seconds that calls of our own tools may go on after the client has closed its side."""
 
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
@@ -98,7 +103,7 @@ class _Tree:
             first=first,
         )
         self._child = ChildActor(
-            " ".join(options.command),
+            shlex.join(options.command),
             _child_settings(options),
             host=self._host,
             relay=self._actor,
@@ -140,6 +145,8 @@ class _Tree:
             for start in self._extras():
                 actors.start_soon(start)
             await self._done.wait()
+            with anyio.move_on_after(FINISH_LIMIT):
+                await self._actor.finish_calls()
             self._child.stop()
             await self._child.stopped()
             if self._workflows is not None:
@@ -188,7 +195,10 @@ class _Tree:
         ending = [signal.SIGTERM]
         # nohup, and shells that start a job in the background, ignore these for us.
         ending += [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-        with anyio.open_signal_receiver(*ending, signal.SIGUSR1, signal.SIGUSR2) as signals:
+        with (
+            _ignored_at_the_end(signal.SIGUSR1, signal.SIGUSR2),
+            anyio.open_signal_receiver(*ending, signal.SIGUSR1, signal.SIGUSR2) as signals,
+        ):
             task_status.started()
             async for number in signals:
                 if number == signal.SIGUSR2:
@@ -250,6 +260,16 @@ def _workflow_tool() -> OwnTool:
     from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
 
     return WORKFLOW_TOOL
+
+
+@contextmanager
+def _ignored_at_the_end(*numbers: signal.Signals) -> Iterator[None]:
+    """Nobody hears these any more while mcpkeep leaves, and their default would kill it."""
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _child_settings(options: RunOptions) -> ChildSettings:

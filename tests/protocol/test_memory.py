@@ -1,5 +1,7 @@
 """When a child is replaced for its memory: at once the first time, then ever more rarely."""
 
+import itertools
+
 import pytest
 
 from mcpkeep.protocol.memory import FIRST_PAUSE, LONGEST_PAUSE, Guard, Verdict, judge_memory
@@ -49,7 +51,7 @@ def test_the_pauses_double_up_to_an_hour() -> None:
         if verdict.restart is not None:
             restarts.append(now)
         now += 5
-    pauses = [later - former for former, later in zip(restarts, restarts[1:], strict=False)]
+    pauses = [later - former for former, later in itertools.pairwise(restarts)]
     assert pauses == [FIRST_PAUSE * 2**n for n in range(6)] + [LONGEST_PAUSE] * 3
 
 
