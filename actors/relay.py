@@ -200,15 +200,17 @@ class RelayActor:
         self._balance()
 
     def _whole(self, frames: list[Frame]) -> list[Frame]:
-        """What a dead child's last line is worth: a message without its newline counts, half of one does not."""
+        """A dead child's last line, if it is a message that lacks but its newline; half of one is nothing."""
         whole: list[Frame] = []
         for frame in frames:
+            if not isinstance(frame, bytes):
+                continue
             try:
-                if isinstance(frame, bytes):
-                    read_head(frame)
-                    whole.append(frame)
+                read_head(frame)
             except ProtocolError:
                 self._log(Logged("warning", f"the server died within a line: {frame[:200]!r}"))
+            else:
+                whole.append(frame)
         return whole
 
     def notice(self, level: str, text: str) -> None:

@@ -1,5 +1,7 @@
 """When a child is replaced for its memory: at once the first time, then ever more rarely."""
 
+from itertools import pairwise
+
 import pytest
 
 from mcpkeep.protocol.memory import FIRST_PAUSE, LONGEST_PAUSE, Guard, Verdict, judge_memory
@@ -43,13 +45,14 @@ def test_a_fresh_one_that_is_above_it_too_stays_for_a_minute_which_is_told_once(
 
 
 def test_the_pauses_double_up_to_an_hour() -> None:
-    guard, now, restarts = Guard(LIMIT), 0.0, []
+    guard, now = Guard(LIMIT), 0.0
+    restarts: list[float] = []
     while len(restarts) < 10:
         guard, verdict = judge_memory(guard, 150 * MIB, now)
         if verdict.restart is not None:
             restarts.append(now)
         now += 5
-    pauses = [later - former for former, later in zip(restarts, restarts[1:], strict=False)]
+    pauses = [later - former for former, later in pairwise(restarts)]
     assert pauses == [FIRST_PAUSE * 2**n for n in range(6)] + [LONGEST_PAUSE] * 3
 
 

@@ -1,11 +1,11 @@
-"""`mcpkeep run` as a process, between servers and clients that behave badly: nothing is lost, left or grows."""
+"""`mcpkeep run` between servers and clients that behave badly: nothing is lost, left over or grows."""
 
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -44,7 +44,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     os.close(tree.reader)
 
 
-ENDS = {
+ENDS: dict[str, Callable[[Client], None]] = {
     "eof": lambda client: client.close_stdin(),
     "SIGTERM": lambda client: client.process.terminate(),
     "SIGKILL": lambda client: client.process.kill(),
@@ -262,7 +262,7 @@ def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
 
 def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) -> None:
     marker = "import os; os.write(2, b'spawned\\n')"
-    program = f"""if True:
+    program = """if True:
         import subprocess, sys
         class Popen(subprocess.Popen):
             def __init__(self, *arguments, **named):
