@@ -10,8 +10,8 @@ from mcpkeep.actors.actor import Actor, ActorError
 from mcpkeep.actors.toolbox import Progress, refusal
 from mcpkeep.protocol.child import ChildEvent, GetStatus, ReplaceMode, RestartChild, RestartDone
 from mcpkeep.protocol.keep import KeepAction, KeepArguments
-from mcpkeep.protocol.relay import RelayStatus
-from mcpkeep.protocol.tools import ToolResult
+from mcpkeep.protocol.relay.relay import RelayStatus
+from mcpkeep.protocol.relay.tools import ToolResult
 
 __all__ = ["KeepTool"]
 

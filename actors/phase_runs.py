@@ -12,7 +12,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from mcpkeep.protocol.errors import McpkeepError
-from mcpkeep.protocol.workflow.refusal import Refusal, StateConflict
+from mcpkeep.protocol.workflow.refusal import ClaimRefused, EvidenceRefused, Refusal, StateConflict
 from mcpkeep.protocol.workflow.session import Session
 
 __all__ = ["ATTACH_LIMIT", "Conclude", "InProgress", "Outcome", "PhaseFailed", "PhaseRunner", "PhaseRuns"]
@@ -80,6 +80,8 @@ class _Run:
         self.outcome: Outcome | None = None
         self.answer: Members | None = None
         self.refusal: Refusal | None = None
+        self.told = False
+        """Whether somebody was given the refusal."""
         self.listeners: list[Callable[[int, str], None]] = []
 
     def report(self, step: str) -> None:
@@ -88,11 +90,18 @@ class _Run:
         for listener in self.listeners:
             listener(self.steps, step)
 
-    async def settle(self) -> None:
-        """Make the outcome part of the session; a refusal (a pause, a full disk) leaves it for later."""
+    @property
+    def over(self) -> bool:
+        """Whether the next call begins anew: the gate refused what was measured, or nothing was."""
+        refused = isinstance(self.refusal, EvidenceRefused) and not isinstance(self.refusal, ClaimRefused)
+        return self.told and (refused or self.outcome is None)
+
+    async def settle(self, conclude: Conclude) -> None:
+        """Make the outcome part of the session; a pause, a full disk or a false claim leaves it for later."""
         assert self.outcome is not None
+        self.told = False
         try:
-            self.answer = await self.conclude(self.outcome)
+            self.answer = await conclude(self.outcome)
         except Refusal as refusal:
             self.refusal = refusal
 
@@ -120,8 +129,9 @@ class PhaseRuns:
         return self._runners.get(workflow_type)
 
     def has(self, session_id: str) -> bool:
-        """Whether a run of this session is under way, or has an answer that nobody took yet."""
-        return session_id in self._runs
+        """Whether a run of this session is under way, or has an outcome that is not settled yet."""
+        run = self._runs.get(session_id)
+        return run is not None and not run.over
 
     async def attach(
         self,
@@ -140,7 +150,7 @@ class PhaseRuns:
         """
         key = session.session_id
         run = self._runs.get(key)
-        if run is None:
+        if run is None or run.over:
             runner = self._runners[session.workflow_type]
             run = self._runs[key] = _Run(phase, conclude)
             assert self._tasks is not None, "attach() needs run()"
@@ -150,8 +160,8 @@ class PhaseRuns:
                 f"phase {run.phase} of the session is running: {run.step}",
                 f"call complete_phase for phase {run.phase} to wait for it, or rollback to abort it",
             )
-        elif run.ended.is_set() and run.answer is None and run.refusal is None:
-            await run.settle()
+        elif run.ended.is_set() and run.answer is None and run.told:
+            await run.settle(conclude)
         run.listeners.append(listen)
         try:
             with anyio.move_on_after(ATTACH_LIMIT):
@@ -164,8 +174,8 @@ class PhaseRuns:
             self._drop(key, run)
             return run.answer
         assert run.refusal is not None
-        refusal, run.refusal = run.refusal, None
-        raise refusal
+        run.told = True
+        raise run.refusal
 
     def require_idle(self, session_id: str) -> None:
         """Raise StateConflict while a phase of the session runs; what an ended run left is dropped."""
@@ -203,7 +213,7 @@ class PhaseRuns:
                         remediation=f"this is a bug in mcpkeep; the details are in {place}",
                     )
             if run.outcome is not None:
-                await run.settle()
+                await run.settle(run.conclude)
             else:
                 run.refusal = StateConflict("the phase was aborted by a rollback", "see get_state")
         finally:

@@ -17,11 +17,12 @@ from anyio.lowlevel import checkpoint
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.framing import Frame, LineSplitter
-from mcpkeep.protocol.head import read_head
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.output import Logged, RelayEffect, ToolCancelled
-from mcpkeep.protocol.relay import Relay
+from mcpkeep.protocol.relay.framing import Frame, LineSplitter
+from mcpkeep.protocol.relay.head import read_head
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.output import Logged, RelayEffect, ToolCancelled
+from mcpkeep.protocol.relay.relay import Relay
+from mcpkeep.protocol.relay.tools import ToolCall, ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
@@ -32,9 +33,8 @@ from mcpkeep.protocol.switch import (
     RelayOrder,
     RelayReport,
 )
-from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
 
-__all__ = ["FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
+__all__ = ["BACKLOG", "FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
 
 HIGH_WATER = 1024 * 1024
 """Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
@@ -42,6 +42,10 @@ HIGH_WATER = 1024 * 1024
 FLOODED = 4 * HIGH_WATER
 """Bytes queued for the client above which it is not read either: sooner, and the end of a client that only
 stopped reading would not be seen."""
+
+BACKLOG = 8 * HIGH_WATER
+"""Bytes queued for one child above which the client is not read. More than for the client: while a wedged
+server takes nothing, the client must still get through to our own tools, `restart` above all."""
 
 HELD_LIMIT = 64 * 1024 * 1024
 """Bytes of requests held for a child that is not up, above which the client is not read."""
@@ -271,7 +275,8 @@ class RelayActor:
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""
         client_slow = self._client is not None and self._client.queued > HIGH_WATER
-        child_slow = any(peer.wire.queued > HIGH_WATER for peer in self._peers.values())
+        serving = self._peers.get(self._relay.serving)  # one that drains is sent next to nothing any more
+        child_slow = serving is not None and serving.wire.queued > BACKLOG
         if client_slow != self._paused_children:
             self._paused_children = client_slow
             for peer in self._peers.values():

@@ -8,7 +8,7 @@ from mcpkeep.actors.workflow_desk import Desk, Members, find_phase
 from mcpkeep.protocol.workflow.answer import artifacts_of, attempt_of, error_members, key_of, summary_of
 from mcpkeep.protocol.workflow.content import name_phase, overview
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
-from mcpkeep.protocol.workflow.refusal import EvidenceRefused, InvalidArgument, StateConflict
+from mcpkeep.protocol.workflow.refusal import ClaimRefused, EvidenceRefused, InvalidArgument, StateConflict
 from mcpkeep.protocol.workflow.request import (
     CompletePhase,
     GetPhase,
@@ -189,6 +189,7 @@ async def _pass_or_refuse(
 ) -> Members:
     """Judge the evidence and make the verdict part of the session. Raises EvidenceRefused."""
     verdict = await anyio.to_thread.run_sync(judge, phase.gate, evidence)
+    kind = ClaimRefused if verdict.passed else EvidenceRefused
     if contradicted:
         verdict = msgspec.structs.replace(
             verdict,
@@ -197,7 +198,7 @@ async def _pass_or_refuse(
             remediation=verdict.remediation or "leave out what mcpkeep measures itself",
         )
     if not verdict.passed:
-        await _refuse(desk, session, phase, evidence, verdict)
+        raise await _refuse(desk, session, phase, evidence, verdict, kind)
     following = workflow.next_phase(phase.number)
     content = await desk.catalog.content(following) if following is not None else None
     await desk.sessions.pass_gate(
@@ -220,8 +221,15 @@ async def _pass_or_refuse(
     }
 
 
-async def _refuse(desk: Desk, session: Session, phase: Phase, evidence: Members, verdict: Verdict) -> None:
-    """Put the refusal on record, then raise it."""
+async def _refuse(
+    desk: Desk,
+    session: Session,
+    phase: Phase,
+    evidence: Members,
+    verdict: Verdict,
+    kind: type[EvidenceRefused],
+) -> EvidenceRefused:
+    """Put the refusal on record, and give it."""
     missing = f"missing: {', '.join(verdict.missing_evidence)}" if verdict.missing_evidence else ""
     said = "; ".join(filter(None, (missing, *verdict.validation_errors)))
     text = f"the gate of phase {phase.number} refused the evidence: {said}"
@@ -241,7 +249,7 @@ async def _refuse(desk: Desk, session: Session, phase: Phase, evidence: Members,
         session.session_id, phase.number, evidence=evidence, error=error, seen=session
     )
     warnings = {"warnings": verdict.warnings} if verdict.warnings else {}
-    raise EvidenceRefused(
+    return kind(
         text, verdict.remediation, checkpoint_passed=False, phase=phase.number, **verdicts, **warnings
     )
 

@@ -85,6 +85,8 @@ def step(child: Child, event: ChildEvent, *, now: float, chance: float) -> Resul
             run = child.find(event.generation)
             if run is None or _contradicts(run, event):
                 return child, ()
+            if isinstance(event, ChildWedged) and run.stage is Stage.ENDING:
+                return child, ()  # it was told to end, may close its pipes, and has its graces
             if run in child.leaving:
                 return _leave(child, run, event, moment)
     child, effects = TABLE[child.state, type(event)](child, event, moment)

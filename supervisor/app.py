@@ -138,7 +138,8 @@ def _run_help() -> str:
             rows.append((setting.flag, f"turns off that {setting.about}"))
         elif setting.flag:
             default = show_value(setting.kind, default_of(setting))
-            rows.append((f"{setting.flag} {setting.kind.metavar}", f"{setting.about} [{default}]"))
+            shown = f"[{default}]" if default != "[]" else "[none; may be repeated]"
+            rows.append((f"{setting.flag} {setting.kind.metavar}", f"{setting.about} {shown}"))
     options = "\n".join(_row(left, right) for left, right in rows)
     return f"""\
 usage: mcpkeep run [options] -- COMMAND...

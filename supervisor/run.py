@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def run(options: "RunOptions") -> int:
     """
     sys.stdout = sys.stderr
     gc.disable()  # what is imported stays; the tree turns it on again
+    asked: list[int] = []
+    _take_signals(asked.append)  # to leave without the watcher would leave the child
     _mend_inheritance()
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
@@ -33,13 +36,32 @@ def run(options: "RunOptions") -> int:
         )
     watcher = Watcher(run_id)
     try:
+        _take_signals(_leave)
+        if asked:
+            return 128 + asked[0]
         from mcpkeep.supervisor.tree import serve
 
         return serve(options, run_id, first)
-    except KeyboardInterrupt:  # before the tree takes signals
+    except KeyboardInterrupt:  # after the tree has given the signals back
         return 128 + signal.SIGINT
     finally:
         watcher.close()
+
+
+def _take_signals(ending: Callable[[int], None]) -> None:
+    """Until the tree takes them: those that end mcpkeep go to `ending`, and none that restarts ends it.
+
+    Handlers, since what is ignored or blocked would be so in the child too.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: ending(number))
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda _number, _frame: None)
+
+
+def _leave(number: int) -> None:
+    raise SystemExit(128 + number)
 
 
 def _mend_inheritance() -> None:

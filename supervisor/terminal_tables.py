@@ -82,7 +82,7 @@ def _table(name: str, rows: Sequence[Mapping[str, object]]) -> RenderableType:
     if any("error" in row for row in rows):
         columns.append("error")
     for column in columns:
-        table.add_column(column, no_wrap=column in _WHOLE, overflow="fold")
+        table.add_column(column.replace("_", " "), no_wrap=column in _WHOLE, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(column, row.get(column))) for column in columns))
     return table

@@ -14,13 +14,13 @@ from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.actors.relay import RelayActor
 from mcpkeep.actors.toolbox import Toolbox, ToolHandler
 from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
-from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.keep import KEEP_TOOL
-from mcpkeep.protocol.output import Logged
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import Logged
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
 from mcpkeep.protocol.switch import RelayReport
-from mcpkeep.protocol.tools import OwnTool
 from mcpkeep.supervisor.app import VERSION
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging

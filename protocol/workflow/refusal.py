@@ -4,7 +4,15 @@ from typing import ClassVar
 
 from mcpkeep.protocol.errors import McpkeepError
 
-__all__ = ["EvidenceRefused", "InvalidArgument", "NotFound", "Refusal", "StateConflict", "StorageFailed"]
+__all__ = [
+    "ClaimRefused",
+    "EvidenceRefused",
+    "InvalidArgument",
+    "NotFound",
+    "Refusal",
+    "StateConflict",
+    "StorageFailed",
+]
 
 
 class Refusal(McpkeepError):
@@ -35,6 +43,10 @@ class EvidenceRefused(Refusal):
     """The evidence did not pass the phase's gate."""
 
     error_type = "ValidationError"
+
+
+class ClaimRefused(EvidenceRefused):
+    """What was measured would pass, and what was claimed beside it contradicts that."""
 
 
 class StateConflict(Refusal):

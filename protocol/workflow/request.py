@@ -5,7 +5,7 @@ and a row in the table that joins the two: schema, description and checks follow
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, TypeGuard, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, TypeAlias, TypeGuard, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Raw
@@ -47,6 +47,7 @@ MAX_DEPTH = 64
 MAX_PATH = 4096
 """Bytes of `target_file`: PATH_MAX of Linux."""
 
+Container: TypeAlias = "dict[str, object] | list[object]"
 SessionId = Annotated[str, Meta(max_length=100, description="From start or list_sessions.")]
 Phase = Annotated[int, Meta(ge=0, le=1_000_000, description="A phase's number.")]
 Text = Annotated[str, Meta(max_length=10_000)]
@@ -268,18 +269,20 @@ def check_target_file(path: str) -> None:
 
 def check_depth(value: object, most: int = MAX_DEPTH) -> bool:
     """Whether objects and lists in `value` are within each other at most `most` deep."""
-    level = [value]
-    for _ in range(most + 1):
-        inner: list[object] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner.extend(v for v in each.values() if isinstance(v, dict | list))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-            elif isinstance(each, list):
-                inner.extend(v for v in each if isinstance(v, dict | list))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        if not inner:
+    level = list(_containers([value]))
+    for _ in range(most):
+        if not level:
             return True
-        level = inner
-    return False
+        level = [inner for each in level for inner in _containers(_members(each))]
+    return not level
+
+
+def _containers(values: Iterable[object]) -> Iterable[Container]:
+    return (cast("Container", value) for value in values if isinstance(value, dict | list))
+
+
+def _members(container: Container) -> Iterable[object]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _kind(raw: Raw | None, kinds: Kinds) -> type[Request]:

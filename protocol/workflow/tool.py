@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Union, cast, get_args, get_origin
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.schema import flat_schema
-from mcpkeep.protocol.tools import OwnTool
 from mcpkeep.protocol.workflow.request import REQUESTS, Kinds, Request, action_of
 
 __all__ = ["HIDDEN", "NAME", "WORKFLOW_TOOL", "describe_tool"]
@@ -87,7 +87,7 @@ def _present(annotation: object) -> object:
     """The type without `None`, and an object's without that of its members, which msgspec cannot describe."""
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
-    base, *meta = get_args(annotation)
+    base, *meta = get_args(annotation) or (annotation,)
     return Annotated[(dict, *meta)] if get_origin(base) is dict else annotation
 
 

@@ -13,8 +13,8 @@ from mcpkeep.actors.child import ChildActor
 from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.protocol.child import ChildSettings
 from mcpkeep.protocol.errors import SpawnError
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
 from mcpkeep.protocol.restart import RestartPolicy
 from mcpkeep.protocol.switch import (
     CallsHeld,

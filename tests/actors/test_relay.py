@@ -15,21 +15,22 @@ from anyio.lowlevel import checkpoint
 from msgspec import Raw
 from trio.testing import MockClock
 
-from mcpkeep.actors.relay import FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
+from mcpkeep.actors.relay import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
 from mcpkeep.actors.toolbox import Progress, Toolbox
-from mcpkeep.protocol.health import HealthSettings
-from mcpkeep.protocol.output import Logged
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import Logged
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildExited,
+    ChildPromoted,
     ChildReady,
     ChildWedged,
     Exit,
     RelayReport,
 )
-from mcpkeep.protocol.tools import ToolResult
-from tests.protocol.relay_script import (
+from tests.protocol.relay.relay_script import (
     KEEP,
     Json,
     call,
@@ -268,10 +269,10 @@ async def test_the_client_is_not_read_while_its_child_does_not_take_requests() -
     world.wires[1].room = 0
     big = call(0, "echo", filler="x" * 50_000)
     count = 0
-    while not world.client.paused and count < 2 * HIGH_WATER // 50_000:
+    while not world.client.paused and count < 2 * BACKLOG // 50_000:
         count += 1
         world.say({**big, "id": count})
-    assert HIGH_WATER < world.wires[1].queued < HIGH_WATER + 60_000
+    assert BACKLOG < world.wires[1].queued < BACKLOG + 60_000
     assert not world.wires[1].paused, "its answers are still read"
     world.wires[1].drain()
     world.actor.child_writable(1)
@@ -281,9 +282,20 @@ async def test_the_client_is_not_read_while_its_child_does_not_take_requests() -
 async def test_the_client_is_read_again_when_the_slow_child_is_gone() -> None:
     world = World().opened()
     world.wires[1].room = 0
-    world.say(call(1, "echo", filler="x" * (HIGH_WATER + 1)))
+    world.say(call(1, "echo", filler="x" * (BACKLOG + 1)))
     assert world.client.paused
     world.exit(1)
+    assert not world.client.paused
+
+
+async def test_the_client_is_read_again_when_another_child_takes_the_place_of_the_slow_one() -> None:
+    world = World().opened()
+    world.wires[1].room = 0
+    world.say(call(1, "echo", filler="x" * (HIGH_WATER + 1)))
+    opening = world.attach(2).messages()[0]
+    assert world.client.paused
+    world.child(2, result(opening["id"], initialized()))
+    world.actor.order(ChildPromoted(2))
     assert not world.client.paused
 
 

@@ -68,7 +68,7 @@ def test_an_entry_that_lacks_run_gets_nothing_on_stdout(tmp_path: Path) -> None:
 def test_help_and_version_go_to_stdout(tmp_path: Path) -> None:
     code, out, err = mcpkeep("--help", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert "start an MCP server and keep it up" in out
+    assert "  run " in out and " start an MCP server" in out
     code, out, err = mcpkeep("run", "--help", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert "--memory SIZE" in out

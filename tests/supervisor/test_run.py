@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 
 from tests.benchmarks.line import environment
@@ -173,6 +174,26 @@ def test_exit_codes_are_known_though_the_parent_ignored_the_end_of_children(tmp_
         assert data_of(answer)["exit_code"] == 42
         client.process.terminate()
         assert client.wait_until_ended() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_the_server_that_comes_while_mcpkeep_starts_does_not_end_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    server = ["sh", "-c", f'kill -{number.value} $PPID; exec "$@"', "sh", *fast_command()]
+    with Client(mcpkeep(server), tmp_path) as client:
+        client.initialize()
+        assert text_of(client.call("echo", text="hi")) == "hi"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_end_that_comes_while_mcpkeep_starts_ends_it_and_its_child(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    server = ["sh", "-c", f"trap '' TERM; echo $$ > pid; kill -{number.value} $PPID; exec sleep 1000"]
+    with Client(mcpkeep(server), tmp_path) as client:
+        assert client.wait_until_ended() == 128 + number
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_missing_standard_descriptors_are_replaced_before_anything_else_takes_their_place(
