@@ -291,7 +291,7 @@ async def test_the_client_is_read_again_when_the_slow_child_is_gone() -> None:
 async def test_the_client_is_read_again_when_another_child_takes_the_place_of_the_slow_one() -> None:
     world = World().opened()
     world.wires[1].room = 0
-    world.say(call(1, "echo", filler="x" * (HIGH_WATER + 1)))
+    world.say(call(1, "echo", filler="x" * (BACKLOG + 1)))
     opening = world.attach(2).messages()[0]
     assert world.client.paused
     world.child(2, result(opening["id"], initialized()))
