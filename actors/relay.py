@@ -205,16 +205,17 @@ class RelayActor:
         self._balance()
 
     def _whole(self, frames: list[Frame]) -> list[Frame]:
-        """What a dead child's last line is worth: a whole message counts, half of one not."""
+        """A dead child's last line, if it is a message that lacks but its newline; half of one is nothing."""
         whole: list[Frame] = []
         for frame in frames:
             if not isinstance(frame, bytes):
                 continue
             try:
                 read_head(frame)
-                whole.append(frame)
             except ProtocolError:
                 self._log(Logged("warning", f"the server died within a line: {frame[:200]!r}"))
+            else:
+                whole.append(frame)
         return whole
 
     def notice(self, level: str, text: str) -> None:

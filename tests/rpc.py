@@ -195,7 +195,7 @@ class Client:
         return pid
 
     def kill_server(self) -> None:
-        """SIGKILL the server that serves, and wait until it is dead: a dying process may still read."""
+        """SIGKILL the server, and wait until it is dead: a dying process may still read a pipe."""
         server = psutil.Process(self.pid())
         server.kill()
         server.wait(LIMIT)
@@ -254,8 +254,9 @@ def text_of(answer: Message) -> str:
 
 def is_error(answer: Message, reason: str) -> bool:
     """Whether the answer is mcpkeep's error for this reason."""
-    error = answer.get("error") or {}
-    return error.get("code") == -32603 and error.get("data", {}).get("reason") == reason
+    error: Message = answer.get("error", {})
+    data: Message = error.get("data", {})
+    return error.get("code") == -32603 and data.get("reason") == reason
 
 
 def _stdio(kind: str) -> tuple[int, int, int, int]:

@@ -151,8 +151,7 @@ async def test_a_child_that_is_gone_or_being_replaced_is_not_judged() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(promoted)
-        meter, _, _ = await measured(child, None)
-    assert meter.pids == [1002, 1002]
+        assert (await measured(child, None))[0].pids == [1002, 1002]
     assert child.reasons == []
 
 

@@ -1,6 +1,6 @@
 """When a child is replaced for its memory: at once the first time, then ever more rarely."""
 
-import itertools
+from itertools import pairwise
 
 import pytest
 
@@ -45,13 +45,14 @@ def test_a_fresh_one_that_is_above_it_too_stays_for_a_minute_which_is_told_once(
 
 
 def test_the_pauses_double_up_to_an_hour() -> None:
-    guard, now, restarts = Guard(LIMIT), 0.0, []
+    guard, now = Guard(LIMIT), 0.0
+    restarts: list[float] = []
     while len(restarts) < 10:
         guard, verdict = judge_memory(guard, 150 * MIB, now)
         if verdict.restart is not None:
             restarts.append(now)
         now += 5
-    pauses = [later - former for former, later in itertools.pairwise(restarts)]
+    pauses = [later - former for former, later in pairwise(restarts)]
     assert pauses == [FIRST_PAUSE * 2**n for n in range(6)] + [LONGEST_PAUSE] * 3
 
 

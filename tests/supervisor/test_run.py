@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.benchmarks.line import environment
-from tests.rpc import LIMIT, Client, Fifo, is_error, mcpkeep, text_of
+from tests.rpc import LIMIT, Client, Fifo, Message, is_error, mcpkeep, text_of
 from tests.servers import fast_command
 
 SERVER_STDERR = "import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(3)"
@@ -25,10 +25,8 @@ def script(path: Path, text: str, mode: int = 0o755) -> str:
     return str(path)
 
 
-def data_of(answer: dict[str, object]) -> dict[str, object]:
-    error = answer["error"]
-    assert isinstance(error, dict)
-    data: dict[str, object] = error["data"]
+def data_of(answer: Message) -> dict[str, object]:
+    data: dict[str, object] = answer["error"]["data"]
     return data
 
 
@@ -264,8 +262,8 @@ def test_the_mode_of_a_shared_pipe_is_put_back(tmp_path: Path) -> None:
             mcpkeep(fast_command()),
             cwd=tmp_path,
             env={**environment(), "HOME": str(tmp_path / "home")},
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.DEVNULL,
         )
         ours.settimeout(LIMIT)
@@ -352,6 +350,7 @@ def test_an_error_in_the_tree_is_logged_and_ends_it_with_code_1_and_its_server(t
     server = fast_command("--liveness", str(alive), "--ignore-eof", "--ignore-term")
     with Client([sys.executable, "-c", program, "run", "--", *server], tmp_path) as client:
         assert client.wait_until_ended() == 1
+        client.wait_for_log("critical mcpkeep")
         client.wait_for_log("RuntimeError: a bug of ours")
         assert os.read(reader, 1) == b""
     os.close(reader)

@@ -1,11 +1,11 @@
-"""`mcpkeep run` as a process, between servers and clients that behave badly: nothing is lost or grows."""
+"""`mcpkeep run` between servers and clients that behave badly: nothing is lost, left over or grows."""
 
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -44,7 +44,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     os.close(tree.reader)
 
 
-ENDS = {
+ENDS: dict[str, Callable[[Client], None]] = {
     "eof": lambda client: client.close_stdin(),
     "SIGTERM": lambda client: client.process.terminate(),
     "SIGKILL": lambda client: client.process.kill(),

@@ -1,10 +1,10 @@
-"""`mcpkeep run` as a process: the server is killed, restarted, wedged or edited under a stream of calls."""
+"""`mcpkeep run`: the server is killed, restarted, wedged or edited while a client goes on calling."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.servers import FAST, fast_command
 
 
 @contextmanager
-def streaming(client: Client) -> Iterator[list[int]]:
+def streaming(client: Client) -> Generator[list[int]]:
     """Calls of echo, at most eight in flight, until the block ends; the ids of all. Waits for each answer."""
     ids: list[int] = []
     over = threading.Event()
@@ -271,9 +271,13 @@ def test_what_is_ignored_restarts_nothing_and_a_vanished_folder_is_watched_when_
         watched.mkdir()
         (watched / "two.py").write_text("x")
         wait_for_generation(client, 4)
+        (watched / "two.py").write_text("y")
+        wait_for_generation(client, 5)
         (tmp_path / "missing").mkdir()
         (tmp_path / "missing" / "yet.py").write_text("x")
-        wait_for_generation(client, 5)
+        wait_for_generation(client, 6)
+        (tmp_path / "missing" / "yet.py").write_text("y")
+        wait_for_generation(client, 7)
         changed = [line for line in client.log().splitlines() if " changed)" in line]
         assert not any(word in line for line in changed for word in (".git", "pyc", "node_modules", "~"))
-        assert len(changed) == 4
+        assert len(changed) == 6
