@@ -53,7 +53,7 @@ class Writer:
                     {"action": "pause"},
                     {"action": "resume"},
                     {"action": "rollback", "to_phase": 1},
-                    *([{"action": "delete_session"}] if int(session_id[-1], 16) % 2 else []),
+                    *self._last_step(session_id),
                 )
             )
         elif self.deleting:
