@@ -1,49 +1,51 @@
 """What the actions of `pos_workflow` work with."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from mcpkeep.actors.phase_runs import PhaseRuns
 from mcpkeep.actors.session import SessionActor
-from mcpkeep.protocol.workflow.content import PhaseContent
+from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.refusal import NotFound
 from mcpkeep.protocol.workflow.session import Session
-from mcpkeep.protocol.workflow.task import TaskContent
 
-__all__ = ["Catalog", "Desk", "Members", "find_phase"]
+__all__ = ["Catalog", "Desk", "Members", "Shelf", "find_phase"]
+
+T = TypeVar("T")
 
 Members: TypeAlias = Mapping[str, object]
 """The members of an answer beside `status`, `action` and `session_id`."""
 
 
+class Shelf(Protocol):
+    """The workflows there are, and the workspace they are for. Its methods read the disk."""
+
+    def listing(self, category: str | None) -> Listing: ...
+
+    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
+        """The workflow of that name or alias, as its files are now, with all phases."""
+        ...
+
+    def is_inside(self, target_file: str) -> bool:
+        """Whether the path, links followed, is in the workspace."""
+        ...
+
+
 class Catalog(Protocol):
-    """The workflows there are, and the workspace they are for. Nothing here blocks the event loop."""
+    """Asks the shelf without blocking the event loop."""
 
-    async def listing(self, category: str | None) -> Listing: ...
-
-    async def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
-        """The workflow of that name or alias, as its files are now, with all phases.
+    async def ask(self, question: Callable[[Shelf], T]) -> T:
+        """Answer a question in a worker thread, with all that it computes: one trip costs as much as a read.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such workflow.
             InvalidArgument: its files or the options are wrong; the text says where.
+            Refusal: what the question raises.
         """
-        ...
-
-    async def content(self, phase: Phase) -> PhaseContent:
-        """Raises InvalidArgument where its text cannot be read."""
-        ...
-
-    async def task(self, phase: Phase, number: int) -> TaskContent:
-        """Raises NotFound where the phase has no such task, InvalidArgument as content."""
-        ...
-
-    async def is_inside(self, target_file: str) -> bool:
-        """Whether the path, links followed, is in the workspace."""
         ...
 
 
@@ -56,13 +58,13 @@ class Desk(msgspec.Struct, frozen=True):
     progress: Callable[[float, float | None, str], None]
     """Tells whoever made this call how far it is."""
 
-    async def definition_of(self, session: Session) -> WorkflowDefinition:
-        """Raises as Catalog.resolve."""
-        return await self.catalog.resolve(session.workflow_type, session.options)
-
     async def content_of(self, session: Session, number: int) -> PhaseContent:
-        """A phase of the session's workflow. Raises as Catalog.resolve; NotFound without such a phase."""
-        return await self.catalog.content(find_phase(await self.definition_of(session), number))
+        """A phase of the session's workflow. Raises as Catalog.ask; NotFound without such a phase."""
+
+        def look(shelf: Shelf) -> PhaseContent:
+            return phase_content(find_phase(shelf.resolve(session.workflow_type, session.options), number))
+
+        return await self.catalog.ask(look)
 
 
 def find_phase(workflow: WorkflowDefinition, number: int) -> Phase:

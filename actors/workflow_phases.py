@@ -1,14 +1,19 @@
 """The actions on phases: begin, show, complete, repeat, return to them."""
 
-import anyio.to_thread
 import msgspec
 
 from mcpkeep.actors.phase_runs import InProgress, Outcome, PhaseFailed
-from mcpkeep.actors.workflow_desk import Desk, Members, find_phase
+from mcpkeep.actors.workflow_desk import Desk, Members, Shelf, find_phase
 from mcpkeep.protocol.workflow.answer import artifacts_of, attempt_of, error_members, key_of, summary_of
-from mcpkeep.protocol.workflow.content import name_phase, overview
-from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
-from mcpkeep.protocol.workflow.refusal import ClaimRefused, EvidenceRefused, InvalidArgument, StateConflict
+from mcpkeep.protocol.workflow.content import PhaseContent, name_phase, overview, phase_content
+from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition, phase_tasks
+from mcpkeep.protocol.workflow.refusal import (
+    ClaimRefused,
+    EvidenceRefused,
+    InvalidArgument,
+    NotFound,
+    StateConflict,
+)
 from mcpkeep.protocol.workflow.request import (
     CompletePhase,
     GetPhase,
@@ -28,25 +33,29 @@ from mcpkeep.protocol.workflow.session import (
     require_current,
     require_reachable,
 )
+from mcpkeep.protocol.workflow.task import Task, TaskContent, read_task
 from mcpkeep.protocol.workflow.verdict import Verdict, judge
 
 __all__ = ["complete_phase", "get_phase", "get_task", "resume", "retry_phase", "rollback", "start"]
 
 
 async def start(desk: Desk, asked: Start) -> Members:
-    if not await desk.catalog.is_inside(asked.target_file):
-        raise InvalidArgument(
-            f"target_file {asked.target_file[:200]!r} leads out of the workspace, by a link",
-            "name a file within the workspace",
-        )
     options = asked.options or {}
-    workflow = await desk.catalog.resolve(asked.workflow_type, options)
-    phase = find_phase(workflow, workflow.first_phase)
-    content = await desk.catalog.content(phase)
+
+    def look(shelf: Shelf) -> tuple[WorkflowDefinition, PhaseContent]:
+        if not shelf.is_inside(asked.target_file):
+            raise InvalidArgument(
+                f"target_file {asked.target_file[:200]!r} leads out of the workspace, by a link",
+                "name a file within the workspace",
+            )
+        workflow = shelf.resolve(asked.workflow_type, options)
+        return workflow, phase_content(workflow.phases[0])
+
+    workflow, content = await desk.catalog.ask(look)
     begun = await desk.sessions.start(
         workflow_type=workflow.workflow_type,
         target_file=asked.target_file,
-        first_phase=phase.number,
+        first_phase=workflow.first_phase,
         last_phase=workflow.phases[-1].number,
         options=options,
     )
@@ -80,33 +89,31 @@ async def get_phase(desk: Desk, asked: GetPhase) -> Members:
 
 async def get_task(desk: Desk, asked: GetTask) -> Members:
     session = await desk.sessions.get(asked.session_id)
-    phase = find_phase(await desk.definition_of(session), asked.phase)
-    return {
-        "phase": asked.phase,
-        "task_number": asked.task_number,
-        "task_content": await desk.catalog.task(phase, asked.task_number),
-    }
+
+    def look(shelf: Shelf) -> TaskContent:
+        workflow = shelf.resolve(session.workflow_type, session.options)
+        return read_task(_find_task(find_phase(workflow, asked.phase), asked.task_number))
+
+    content = await desk.catalog.ask(look)
+    return {"phase": asked.phase, "task_number": asked.task_number, "task_content": content}
 
 
 async def complete_phase(desk: Desk, asked: CompletePhase) -> Members:
     session = await desk.sessions.get(asked.session_id)
-    workflow = await desk.definition_of(session)
-    phase = find_phase(workflow, asked.phase)
+    runner = desk.runs.runner(session.workflow_type)
+    if runner is None or not desk.runs.has(session.session_id):
+        require(session, Action.COMPLETE)
+    if runner is None:
+        return await _pass_or_refuse(desk, session, asked.phase, asked.evidence)
+    if not desk.runs.has(session.session_id):
+        require_current(session, asked.phase, Action.COMPLETE)
 
     async def conclude(outcome: Outcome) -> Members:
         now = await desk.sessions.get(asked.session_id)
         if isinstance(outcome, PhaseFailed):
-            return await _fail(desk, now, phase, outcome)
-        contradicted = _contradictions(asked.evidence, outcome)
-        return await _pass_or_refuse(desk, now, workflow, phase, outcome, contradicted)
+            return await _fail(desk, now, asked.phase, outcome)
+        return await _pass_or_refuse(desk, now, asked.phase, outcome, claimed=asked.evidence)
 
-    if desk.runs.runner(session.workflow_type) is None:
-        require(session, Action.COMPLETE)
-        require_current(session, asked.phase, Action.COMPLETE)
-        return await _pass_or_refuse(desk, session, workflow, phase, asked.evidence, ())
-    if not desk.runs.has(session.session_id):
-        require(session, Action.COMPLETE)
-        require_current(session, asked.phase, Action.COMPLETE)
     answer = await desk.runs.attach(
         session,
         asked.phase,
@@ -179,42 +186,59 @@ async def resume(desk: Desk, asked: Resume) -> Members:
     }
 
 
+class _Examined(msgspec.Struct, frozen=True):
+    """What the workflow, as its files are now, says to some evidence."""
+
+    verdict: Verdict
+    following: Phase | None
+    following_content: PhaseContent | None
+    last_phase: int
+
+
+def _examine(shelf: Shelf, session: Session, number: int, evidence: Members) -> _Examined:
+    workflow = shelf.resolve(session.workflow_type, session.options)
+    phase = find_phase(workflow, number)
+    require_current(session, number, Action.COMPLETE)
+    verdict = judge(phase.gate, evidence)
+    following = workflow.next_phase(number) if verdict.passed else None
+    content = phase_content(following) if following is not None else None
+    return _Examined(verdict, following, content, workflow.phases[-1].number)
+
+
 async def _pass_or_refuse(
-    desk: Desk,
-    session: Session,
-    workflow: WorkflowDefinition,
-    phase: Phase,
-    evidence: Members,
-    contradicted: tuple[str, ...],
+    desk: Desk, session: Session, phase: int, evidence: Members, *, claimed: Members | None = None
 ) -> Members:
-    """Judge the evidence and make the verdict part of the session. Raises EvidenceRefused."""
-    verdict = await anyio.to_thread.run_sync(judge, phase.gate, evidence)
-    kind = ClaimRefused if verdict.passed else EvidenceRefused
-    if contradicted:
-        verdict = msgspec.structs.replace(
+    """Judge the evidence and make the verdict part of the session.
+
+    `claimed` is what an agent said of a phase whose evidence was measured. Raises EvidenceRefused.
+    """
+    found = await desk.catalog.ask(lambda shelf: _examine(shelf, session, phase, evidence))
+    verdict, following = found.verdict, found.following
+    if contradicted := _contradictions(claimed or {}, evidence):
+        refused = msgspec.structs.replace(
             verdict,
             passed=False,
             validation_errors=(*verdict.validation_errors, *contradicted),
             remediation=verdict.remediation or "leave out what mcpkeep measures itself",
         )
+        kind = ClaimRefused if verdict.passed else EvidenceRefused
+        raise await _refuse(desk, session, phase, evidence, refused, kind)
     if not verdict.passed:
-        raise await _refuse(desk, session, phase, evidence, verdict, kind)
-    following = workflow.next_phase(phase.number)
-    content = await desk.catalog.content(following) if following is not None else None
+        raise await _refuse(desk, session, phase, evidence, verdict, EvidenceRefused)
     await desk.sessions.pass_gate(
         session.session_id,
-        phase.number,
+        phase,
         evidence=evidence,
         next_phase=following.number if following is not None else None,
-        last_phase=workflow.phases[-1].number,
+        last_phase=found.last_phase,
         seen=session,
     )
     return {
         "checkpoint_passed": True,
-        "phase_completed": phase.number,
+        "phase_completed": phase,
         "evidence_accepted": verdict.evidence_accepted,
         "next_phase": name_phase(following) if following is not None else None,
-        "next_phase_content": content,
+        "next_phase_content": found.following_content,
         "workflow_complete": following is None,
         **({"override_reason": verdict.override_reason} if verdict.override_reason is not None else {}),
         **({"warnings": verdict.warnings} if verdict.warnings else {}),
@@ -224,7 +248,7 @@ async def _pass_or_refuse(
 async def _refuse(
     desk: Desk,
     session: Session,
-    phase: Phase,
+    phase: int,
     evidence: Members,
     verdict: Verdict,
     kind: type[EvidenceRefused],
@@ -232,32 +256,39 @@ async def _refuse(
     """Put the refusal on record, and give it."""
     missing = f"missing: {', '.join(verdict.missing_evidence)}" if verdict.missing_evidence else ""
     said = "; ".join(filter(None, (missing, *verdict.validation_errors)))
-    text = f"the gate of phase {phase.number} refused the evidence: {said}"
+    text = f"the gate of phase {phase} refused the evidence: {said}"
     verdicts = {
         "missing_evidence": verdict.missing_evidence,
         "validation_errors": verdict.validation_errors,
     }
     error = SessionError(
-        phase=phase.number,
+        phase=phase,
         timestamp=desk.sessions.now(),
         error_type=EvidenceRefused.error_type,
         message=text,
         details=verdicts,
         remediation=verdict.remediation,
     )
-    await desk.sessions.refuse_gate(
-        session.session_id, phase.number, evidence=evidence, error=error, seen=session
-    )
+    await desk.sessions.refuse_gate(session.session_id, phase, evidence=evidence, error=error, seen=session)
     warnings = {"warnings": verdict.warnings} if verdict.warnings else {}
-    return kind(
-        text, verdict.remediation, checkpoint_passed=False, phase=phase.number, **verdicts, **warnings
-    )
+    return kind(text, verdict.remediation, checkpoint_passed=False, phase=phase, **verdicts, **warnings)
 
 
-async def _fail(desk: Desk, session: Session, phase: Phase, failed: PhaseFailed) -> Members:
+def _find_task(phase: Phase, number: int) -> Task:
+    tasks = {task.number: task for task in phase_tasks(phase)}
+    if number not in tasks:
+        known = ", ".join(map(str, sorted(tasks)[:50]))
+        raise NotFound(
+            f"phase {phase.number} has no task {number}",
+            f"its tasks are {known}" if known else "it has no tasks; its content says what to do",
+        )
+    return tasks[number]
+
+
+async def _fail(desk: Desk, session: Session, phase: int, failed: PhaseFailed) -> Members:
     """The session fails with its phase; the answer is a refusal that was decided."""
     error = SessionError(
-        phase=phase.number,
+        phase=phase,
         timestamp=desk.sessions.now(),
         error_type=EvidenceRefused.error_type,
         message=str(failed),
@@ -267,11 +298,11 @@ async def _fail(desk: Desk, session: Session, phase: Phase, failed: PhaseFailed)
     await desk.sessions.fail(session.session_id, error=error, seen=session)
     return {
         "status": "error",
-        "error": f"phase {phase.number} failed: {failed}",
+        "error": f"phase {phase} failed: {failed}",
         "error_type": EvidenceRefused.error_type,
         "remediation": failed.remediation,
         "checkpoint_passed": False,
-        "phase": phase.number,
+        "phase": phase,
         "missing_evidence": (),
         "validation_errors": (str(failed),),
         "session_status": Status.FAILED,

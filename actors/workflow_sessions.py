@@ -29,7 +29,7 @@ PAGE = 100
 
 
 async def list_workflows(desk: Desk, asked: ListWorkflows) -> Members:
-    listing = await desk.catalog.listing(asked.category)
+    listing = await desk.catalog.ask(lambda shelf: shelf.listing(asked.category))
     warning = {} if listing.warning is None else {"warning": listing.warning}
     return {"workflows": listing.workflows, "count": len(listing.workflows), **warning}
 

@@ -8,21 +8,14 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
-from mcpkeep.protocol.workflow.definition import (
-    DefinitionError,
-    OptionMissing,
-    Phase,
-    WorkflowDefinition,
-    phase_tasks,
-)
+from mcpkeep.actors.workflow_desk import Shelf
+from mcpkeep.protocol.workflow.definition import DefinitionError, OptionMissing, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.markdown import MarkdownError
 from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound
-from mcpkeep.protocol.workflow.task import TaskContent, read_task
 from mcpkeep.supervisor.definitions import CacheCounts, Definitions, WorkflowUnknown
 
-__all__ = ["WorkspaceCatalog"]
+__all__ = ["WorkspaceCatalog", "WorkspaceShelf"]
 
 T = TypeVar("T")
 
@@ -30,36 +23,39 @@ _THREADS = 4
 """Reading definitions waits for the disk, or else holds the interpreter: more do not help."""
 
 
-class WorkspaceCatalog:
+class WorkspaceShelf:
     """The workflows of one workspace, and those shipped."""
 
-    def __init__(self, workspace: Path, *, definitions: Definitions | None = None) -> None:
+    def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
-        self._definitions = definitions or Definitions(workspace)
-        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._definitions = Definitions(workspace)
 
     def counts(self) -> CacheCounts:
         """How often a definition was there already."""
         return self._definitions.counts()
 
-    async def listing(self, category: str | None) -> Listing:
-        return await self._run(lambda: self._definitions.listing(category))
+    def listing(self, category: str | None) -> Listing:
+        return self._definitions.listing(category)
 
-    async def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
-        return await self._run(lambda: self._definitions.resolve(name, options))
+    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
+        return self._definitions.resolve(name, options)
 
-    async def content(self, phase: Phase) -> PhaseContent:
-        return await self._run(lambda: phase_content(phase))
+    def is_inside(self, target_file: str) -> bool:
+        base = os.path.realpath(self._workspace)
+        real = os.path.realpath(os.path.join(base, target_file))
+        return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
-    async def task(self, phase: Phase, number: int) -> TaskContent:
-        return await self._run(lambda: _task(phase, number))
 
-    async def is_inside(self, target_file: str) -> bool:
-        return await self._run(lambda: _is_inside(self._workspace, target_file))
+class WorkspaceCatalog:
+    """Asks one shelf."""
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+
+    async def ask(self, question: Callable[[Shelf], T]) -> T:
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(question, self._shelf, limiter=self._limiter)
         except WorkflowUnknown as error:
             raise NotFound(str(error), "list_workflows tells which there are") from error
         except OptionMissing as error:
@@ -72,20 +68,3 @@ class WorkspaceCatalog:
             raise InvalidArgument(
                 f"the phase's text {error}", "mend the workflow's file; no restart is needed"
             ) from error
-
-
-def _task(phase: Phase, number: int) -> TaskContent:
-    tasks = {task.number: task for task in phase_tasks(phase)}
-    if number not in tasks:
-        known = ", ".join(map(str, sorted(tasks)[:50]))
-        raise NotFound(
-            f"phase {phase.number} has no task {number}",
-            f"its tasks are {known}" if known else "it has no tasks; its content says what to do",
-        )
-    return read_task(tasks[number])
-
-
-def _is_inside(workspace: Path, target_file: str) -> bool:
-    base = os.path.realpath(workspace)
-    real = os.path.realpath(os.path.join(base, target_file))
-    return real == base or real.startswith(base.rstrip(os.sep) + os.sep)

@@ -13,7 +13,7 @@ from mcpkeep.actors.phase_runs import PhaseRunner, PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.workflow_tool import WorkflowTool
 from mcpkeep.protocol.workflow.session import Status
-from mcpkeep.supervisor.catalog import WorkspaceCatalog
+from mcpkeep.supervisor.catalog import WorkspaceCatalog, WorkspaceShelf
 from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
 
 __all__ = ["WorkflowParts", "sessions_folder"]
@@ -54,16 +54,17 @@ class WorkflowParts:
             now=lambda: datetime.now(UTC),
             new_id=lambda: str(uuid.uuid4()),
         )
-        self._catalog = WorkspaceCatalog(Path(workspace))
+        self._shelf = WorkspaceShelf(Path(workspace))
+        catalog = WorkspaceCatalog(self._shelf)
         self.runs = PhaseRuns(runners, on_bug=on_bug)
-        self.tool = WorkflowTool(sessions=self._sessions, catalog=self._catalog, runs=self.runs)
+        self.tool = WorkflowTool(sessions=self._sessions, catalog=catalog, runs=self.runs)
 
     async def facts(self) -> Mapping[str, object]:
         """What `status` tells: sessions by status, how definitions are cached, and who writes."""
         await self.tool.load()
         counts = {status.value: (await self._sessions.list(status, limit=0)).count for status in Status}
         page = await self._sessions.list(limit=0)
-        cache = self._catalog.counts()
+        cache = self._shelf.counts()
         return {
             "sessions": {"count": page.count, **{status: many for status, many in counts.items() if many}},
             "definitions": {"hits": cache.hits, "misses": cache.misses, "hit_rate": round(cache.hit_rate, 4)},

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -14,16 +14,16 @@ from trio.testing import MockClock
 
 from mcpkeep.actors.phase_runs import ATTACH_LIMIT, PhaseFailed, PhaseRuns
 from mcpkeep.actors.session import News, SessionActor
+from mcpkeep.actors.workflow_desk import Shelf
 from mcpkeep.actors.workflow_tool import WorkflowTool
-from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.gate import parse_gate
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.refusal import StorageFailed
 from mcpkeep.protocol.workflow.session import Session
 from mcpkeep.protocol.workflow.snapshot import Stored, store
-from mcpkeep.protocol.workflow.task import TaskContent, read_task
 
+T = TypeVar("T")
 Answer = dict[str, Any]
 
 GATE = parse_gate(
@@ -73,24 +73,20 @@ class Memory:
     async def close(self) -> None: ...
 
 
-class Shelf:
-    """A Catalog of the one workflow."""
+class OneWorkflow:
+    """A Shelf and its Catalog."""
 
-    async def listing(self, category: str | None) -> Listing:
+    def listing(self, category: str | None) -> Listing:
         return Listing(workflows=())
 
-    async def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
+    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
         return WORKFLOW
 
-    async def content(self, phase: Phase) -> PhaseContent:
-        return phase_content(phase)
-
-    async def task(self, phase: Phase, number: int) -> TaskContent:
-        assert phase.tasks
-        return read_task(phase.tasks[0])
-
-    async def is_inside(self, target_file: str) -> bool:
+    def is_inside(self, target_file: str) -> bool:
         return True
+
+    async def ask(self, question: Callable[[Shelf], T]) -> T:
+        return question(self)
 
 
 class Runner:
@@ -147,7 +143,7 @@ class Stage:
             return "the log"
 
         self.runs = PhaseRuns({"run_by_mcpkeep": self.runner}, on_bug=on_bug)
-        self.tool = WorkflowTool(sessions=sessions, catalog=Shelf(), runs=self.runs)
+        self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(), runs=self.runs)
         self.session_id = ""
 
     async def call(self, action: str, **arguments: object) -> Answer:
