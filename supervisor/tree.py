@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 
 import anyio
@@ -263,7 +263,7 @@ def _workflow_tool() -> OwnTool:
 
 
 @contextmanager
-def _ignored_at_the_end(*numbers: signal.Signals) -> Iterator[None]:
+def _ignored_at_the_end(*numbers: signal.Signals) -> Generator[None]:
     """Nobody hears these any more while mcpkeep leaves, and their default would kill it."""
     try:
         yield
