@@ -67,11 +67,13 @@ async def _answer(workspace: str, arguments: Mapping[str, object]) -> tuple[Tool
     workflows = Workflows(workspace, state.path, who=who, on_bug=_log_bug)
     toolbox = Toolbox((WORKFLOW_TOOL, workflows.call), on_bug=_log_bug)
     call = ToolCall(id=1, name=NAME, arguments=Raw(msgspec.json.encode(arguments)))
+    answer = None
     async with anyio.create_task_group() as tasks:
         await tasks.start(workflows.run)
         answer = await toolbox.call(call, _tell)
         await workflows.close()
         tasks.cancel_scope.cancel()
+    assert answer is not None  # the task group ended, so the call did
     error = msgspec.json.decode(bytes(answer.structured), type=_Refused).error_type
     code = 0 if error is None else _USAGE if error == "ValueError" else 1
     return answer, code

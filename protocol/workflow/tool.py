@@ -88,7 +88,8 @@ def _present(annotation: object) -> object:
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
     base, *meta = get_args(annotation) or (annotation,)
-    return Annotated[(dict, *meta)] if get_origin(base) is dict else annotation
+    plain: type = dict
+    return Annotated[(plain, *meta)] if get_origin(base) is dict else annotation
 
 
 WORKFLOW_TOOL = describe_tool(REQUESTS)

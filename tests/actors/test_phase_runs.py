@@ -313,8 +313,8 @@ async def test_a_rollback_aborts_the_run_and_undoes_before_the_session_moves() -
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(complete)
             await anyio.wait_all_tasks_blocked()
-            answer = await stage.on("rollback", to_phase=0)
-        assert answer["rolled_back"] is True
+            answers.insert(0, await stage.on("rollback", to_phase=0))
+        assert answers.pop(0)["rolled_back"] is True
         assert (stage.runner.aborted, stage.runner.undone) == (1, [0])
         assert [a["error_type"] for a in answers] == ["StateError"]
         state = await stage.on("get_state")

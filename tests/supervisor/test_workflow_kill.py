@@ -52,15 +52,14 @@ class Writer:
             assert session_id not in self.acknowledged
             self.session_id = session_id
             self.acknowledged[session_id] = 1
-            self.steps = iter(
-                (
-                    {"action": "complete_phase", "phase": 1, "evidence": {**DONE, "log": "x" * 500}},
-                    {"action": "pause"},
-                    {"action": "resume"},
-                    {"action": "rollback", "to_phase": 1},
-                    *_last_steps(session_id),
-                )
-            )
+            steps: list[dict[str, object]] = [
+                {"action": "complete_phase", "phase": 1, "evidence": {**DONE, "log": "x" * 500}},
+                {"action": "pause"},
+                {"action": "resume"},
+                {"action": "rollback", "to_phase": 1},
+                *_last_steps(session_id),
+            ]
+            self.steps = iter(steps)
         elif self.deleting:
             self.acknowledged[self.session_id] = 0
         else:

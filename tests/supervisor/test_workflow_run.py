@@ -105,6 +105,7 @@ async def test_an_agent_that_does_what_the_phases_say_finishes_a_shipped_workflo
     (workflow,) = listed["workflows"]
     started = await tool(action="start", workflow_type=workflow["workflow_type"], target_file="src/app.py")
     session_id, content = started["session_id"], started["phase_content"]
+    answer = started
     for number in range(1, 7):
         assert content["phase_number"] == number
         for listed_task in content["tasks"]:

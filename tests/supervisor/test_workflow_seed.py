@@ -3,10 +3,9 @@
 Each runs twice: on the tool itself, and through the official client on `mcpkeep run`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -24,7 +23,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def through_client(workspace: Path) -> Any:
+async def through_client(workspace: Path) -> AsyncGenerator[Tool]:
     async with connected(workspace) as client:
         yield tool_of(client)
 
