@@ -4,7 +4,15 @@ from typing import ClassVar
 
 from mcpkeep.protocol.errors import McpkeepError
 
-__all__ = ["ClaimRefused", "EvidenceRefused", "InvalidArgument", "NotFound", "Refusal", "StateConflict", "StorageFailed"]
+__all__ = [
+    "ClaimRefused",
+    "EvidenceRefused",
+    "InvalidArgument",
+    "NotFound",
+    "Refusal",
+    "StateConflict",
+    "StorageFailed",
+]
 
 
 class Refusal(McpkeepError):
