@@ -10,8 +10,8 @@ from mcpkeep.actors.actor import Actor, ActorError
 from mcpkeep.actors.toolbox import Progress, refusal
 from mcpkeep.protocol.child import ChildEvent, GetStatus, ReplaceMode, RestartChild, RestartDone
 from mcpkeep.protocol.keep import KeepAction, KeepArguments
-from mcpkeep.protocol.relay import RelayStatus
-from mcpkeep.protocol.tools import ToolResult
+from mcpkeep.protocol.relay.relay import RelayStatus
+from mcpkeep.protocol.relay.tools import ToolResult
 
 __all__ = ["KeepTool"]
 
@@ -56,7 +56,7 @@ class KeepTool:
             return refusal(
                 None,
                 "ValueError",
-                str(error),
+                f"the arguments cannot be used: {error}",
                 f"Give `action`, one of {', '.join(actions)}, and what that action takes.",
                 valid_actions=actions,
             )

@@ -13,12 +13,16 @@ from typing import Protocol, assert_never
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from mcpkeep.actors.interfaces import Wire
-from mcpkeep.protocol.framing import Frame, LineSplitter
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.output import Logged, RelayEffect, ToolCancelled
-from mcpkeep.protocol.relay import Relay
+from mcpkeep.protocol.errors import ProtocolError
+from mcpkeep.protocol.relay.framing import Frame, LineSplitter
+from mcpkeep.protocol.relay.head import read_head
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.output import Logged, RelayEffect, ToolCancelled
+from mcpkeep.protocol.relay.relay import Relay
+from mcpkeep.protocol.relay.tools import ToolCall, ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
@@ -29,12 +33,19 @@ from mcpkeep.protocol.switch import (
     RelayOrder,
     RelayReport,
 )
-from mcpkeep.protocol.tools import ToolCall, ToolCalled, ToolResult
 
-__all__ = ["HIGH_WATER", "OwnTools", "RelayActor"]
+__all__ = ["BACKLOG", "FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
 
 HIGH_WATER = 1024 * 1024
 """Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
+
+FLOODED = 4 * HIGH_WATER
+"""Bytes queued for the client above which it is not read either: sooner, and the end of a client that only
+stopped reading would not be seen."""
+
+BACKLOG = 8 * HIGH_WATER
+"""Bytes queued for one child above which the client is not read. More than for the client: while a wedged
+server takes nothing, the client must still get through to our own tools, `restart` above all."""
 
 HELD_LIMIT = 64 * 1024 * 1024
 """Bytes of requests held for a child that is not up, above which the client is not read."""
@@ -62,6 +73,7 @@ class _Peer:
         self.lines = LineSplitter(limit)
         self.early: list[Frame] | None = []
         """What it wrote before the relay was told of it; None from then on."""
+        self.early_size = 0
 
 
 class RelayActor:
@@ -96,6 +108,7 @@ class RelayActor:
         self._paused_children = False
         self._running: dict[RequestId, anyio.CancelScope] = {}
         self._tools: OwnTools | None = None
+        self._call_ended: anyio.Event | None = None
         self._jobs: list[Callable[[], Coroutine[None, None, None]]] = []
         self._armed: float | None = None
         self._alarm = anyio.Event()
@@ -107,7 +120,19 @@ class RelayActor:
         self._client = wire
 
     def client_data(self, data: bytes) -> None:
-        self._relay.from_client(self._client_lines.feed(data), self._clock())
+        frames, now = self._client_lines.feed(data), self._clock()
+        lane = self._relay.lane
+        if passed := lane.calls(frames, now):
+            assert lane.link is not None  # it has let them pass
+            wire = self._peers[lane.link.generation].wire
+            keeps_up = wire.write(passed[0] if len(passed) == 1 else b"".join(passed))
+            if not keeps_up or self._armed is None:
+                self._flush()
+                self._balance()
+            if len(passed) == len(frames):
+                return
+            frames = frames[len(passed) :]
+        self._relay.from_client(frames, now)
         self._flush()
 
     def client_eof(self) -> None:
@@ -135,8 +160,18 @@ class RelayActor:
         frames = peer.lines.feed(data)
         if peer.early is not None:
             peer.early += frames
+            peer.early_size += len(data)
+            if peer.early_size > HIGH_WATER:
+                peer.wire.pause_reading()
             return
-        self._relay.from_child(generation, frames, self._clock())
+        now = self._clock()
+        if (passed := self._relay.lane.answers(generation, frames, now)) and self._client is not None:
+            if not self._client.write(passed[0] if len(passed) == 1 else b"".join(passed)):
+                self._balance()
+            if len(passed) == len(frames):
+                return
+            frames = frames[len(passed) :]
+        self._relay.from_child(generation, frames, now)
         self._flush()
 
     def child_eof(self, generation: int) -> None:
@@ -156,9 +191,11 @@ class RelayActor:
         early: list[Frame] = []
         match order:
             case ChildExited(generation) if (peer := self._peers.pop(generation, None)) is not None:
-                self._relay.from_child(generation, peer.lines.end(), now)
+                self._relay.from_child(generation, self._whole(peer.lines.end()), now)
             case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
                 early, peer.early = peer.early or [], None
+                if peer.early_size > HIGH_WATER and not self._paused_children:
+                    peer.wire.resume_reading()
             case _:
                 pass
         self._relay.order(order, now)
@@ -167,10 +204,30 @@ class RelayActor:
         self._flush()
         self._balance()
 
+    def _whole(self, frames: list[Frame]) -> list[Frame]:
+        """A dead child's last line, if it is a message that lacks but its newline; half of one is nothing."""
+        whole: list[Frame] = []
+        for frame in frames:
+            if not isinstance(frame, bytes):
+                continue
+            try:
+                read_head(frame)
+            except ProtocolError:
+                self._log(Logged("warning", f"the server died within a line: {frame[:200]!r}"))
+            else:
+                whole.append(frame)
+        return whole
+
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, where it listens."""
         self._relay.notice(level, text)
         self._flush()
+
+    async def finish_calls(self) -> None:
+        """Wait until no call of our own tools is under way."""
+        while self._running:
+            self._call_ended = anyio.Event()
+            await self._call_ended.wait()
 
     async def run(
         self, tools: OwnTools, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -212,7 +269,7 @@ class RelayActor:
         if self._armed is None or self._relay.calls.held_bytes:
             self._rearm()
             keeps_up &= self._relay.calls.held_bytes <= HELD_LIMIT
-        if not keeps_up:
+        if not keeps_up or self._paused_client:
             self._balance()
 
     def _rearm(self) -> None:
@@ -225,12 +282,14 @@ class RelayActor:
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""
         client_slow = self._client is not None and self._client.queued > HIGH_WATER
-        child_slow = any(peer.wire.queued > HIGH_WATER for peer in self._peers.values())
+        serving = self._peers.get(self._relay.serving)  # one that drains is sent next to nothing any more
+        child_slow = serving is not None and serving.wire.queued > BACKLOG
         if client_slow != self._paused_children:
             self._paused_children = client_slow
             for peer in self._peers.values():
                 peer.wire.pause_reading() if client_slow else peer.wire.resume_reading()
-        pause = client_slow or child_slow or self._relay.calls.held_bytes > HELD_LIMIT
+        flooded = self._client is not None and self._client.queued > FLOODED
+        pause = flooded or child_slow or self._relay.calls.held_bytes > HELD_LIMIT
         if self._client is not None and pause != self._paused_client:
             self._paused_client = pause
             self._client.pause_reading() if pause else self._client.resume_reading()
@@ -242,10 +301,11 @@ class RelayActor:
             case Logged():
                 self._log(effect)
             case ToolCalled(call):
-                self._start(partial(self._serve, call))
+                scope = self._running[call.id] = anyio.CancelScope()
+                self._start(partial(self._serve, call, scope))
             case ToolCancelled(id_):
-                if (scope := self._running.get(id_)) is not None:
-                    scope.cancel()
+                if (running := self._running.get(id_)) is not None:
+                    running.cancel()
             case _:
                 assert_never(effect)
 
@@ -254,21 +314,23 @@ class RelayActor:
         self._jobs.append(job)
         self._alarm.set()
 
-    async def _serve(self, call: ToolCall) -> None:
+    async def _serve(self, call: ToolCall, scope: anyio.CancelScope) -> None:
         def progress(done: float, total: float | None, text: str) -> None:
             self._relay.progress(call.id, done, total, text)
             self._flush()
 
         assert self._tools is not None  # run() has them
-        with anyio.CancelScope() as scope:
-            self._running[call.id] = scope
-            try:
+        try:
+            with scope:
+                await checkpoint()  # a call that was cancelled before it began does nothing
                 result = await self._tools.call(call, progress)
-            finally:
-                if self._running.get(call.id) is scope:
-                    del self._running[call.id]
-            self._relay.answer(call.id, result)
-            self._flush()
+                self._relay.answer(call.id, result)
+                self._flush()
+        finally:
+            if self._running.get(call.id) is scope:
+                del self._running[call.id]
+            if self._call_ended is not None:
+                self._call_ended.set()
 
     def _suspect(self, generation: int, what: str) -> None:
         if generation in self._peers:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolResult
+from mcpkeep.protocol.relay.tools import OwnTool, ToolCall, ToolResult
 
 __all__ = ["Progress", "ToolHandler", "Toolbox", "named_action", "refusal"]
 

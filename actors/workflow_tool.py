@@ -14,7 +14,7 @@ from mcpkeep.actors.phase_runs import PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.toolbox import Progress, named_action, refusal
 from mcpkeep.actors.workflow_desk import Catalog, Desk, Members
-from mcpkeep.protocol.tools import ToolResult
+from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.workflow.refusal import Refusal
 from mcpkeep.protocol.workflow.request import (
     CompletePhase,

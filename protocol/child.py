@@ -160,6 +160,8 @@ class Child(msgspec.Struct, frozen=True):
     """How often a process stood in for one that ended unasked."""
     last_exit: Exit | None = None
     """How the last one that ended unasked did so."""
+    restart_failed: str | None = None
+    """Why the last restart that somebody asked for failed; None once one has succeeded."""
 
     @property
     def ready(self) -> bool:
@@ -270,7 +272,7 @@ ChildEvent = (
 
 # Effects. Orders to the relay are effects too; they stand in `switch.py`.
 
-Level = Literal["info", "warning", "error"]
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class SpawnChild(msgspec.Struct, frozen=True, tag="child.spawn"):
@@ -326,6 +328,8 @@ class ChildStatus(msgspec.Struct, frozen=True, tag="child.status"):
     """How long the current process has run."""
     restarts: int
     last_exit: str | None
+    restart_failed: str | None
+    """Why the last restart that was asked for failed, such as an error in an edited file."""
     retry_in: float | None
     candidate: int | None
     leaving: tuple[int, ...]
@@ -348,6 +352,7 @@ def child_status(child: Child, now: float) -> ChildStatus:
         uptime=None if run is None or run.started_at is None else now - run.started_at,
         restarts=child.restarts,
         last_exit=None if child.last_exit is None else describe_exit(child.last_exit),
+        restart_failed=child.restart_failed,
         retry_in=None if child.retry_at is None else max(0.0, child.retry_at - now),
         candidate=None if child.candidate is None else child.candidate.generation,
         leaving=tuple(run.generation for run in child.leaving),

@@ -166,7 +166,8 @@ TABLE: tuple[Setting, ...] = (
         "restart a server that ended: always, only after a failure, or never",
         "--restart",
     ),
-    Setting("restart", "intensity", NUMBER, "more restarts than this within the period, and it is left down"),
+    Setting("restart", "intensity", NUMBER, "more restarts than this within the period, and it is left down; "
+        "0 sets no bound"),
     Setting("restart", "period", POSITIVE_SECONDS, "the period for the intensity"),
     Setting("restart", "backoff_base", SECONDS, "wait before the second restart in a row; doubles each time"),
     Setting("restart", "backoff_max", SECONDS, "the longest such wait"),

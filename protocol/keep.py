@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.schema import flat_schema
-from mcpkeep.protocol.tools import OwnTool
 
 __all__ = ["KEEP_TOOL", "KeepAction", "KeepArguments"]
 

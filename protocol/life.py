@@ -21,6 +21,7 @@ from mcpkeep.protocol.child import (
     DeadlinePassed,
     Exited,
     KillProcess,
+    Level,
     Notify,
     ReplaceMode,
     RestartChild,
@@ -84,6 +85,8 @@ def step(child: Child, event: ChildEvent, *, now: float, chance: float) -> Resul
             run = child.find(event.generation)
             if run is None or _contradicts(run, event):
                 return child, ()
+            if isinstance(event, ChildWedged) and run.stage is Stage.ENDING:
+                return child, ()  # it was told to end, may close its pipes, and has its graces
             if run in child.leaving:
                 return _leave(child, run, event, moment)
     child, effects = TABLE[child.state, type(event)](child, event, moment)
@@ -147,7 +150,8 @@ def _spawn(child: Child, moment: Moment) -> Result:
 def _answer(child: Child, outcome: RestartOutcome) -> Result:
     if not child.restart:
         return child, ()
-    return replace(child, restart=False), (AnswerRestart(outcome),)
+    failed = outcome.reason if isinstance(outcome, RestartFailed) else None
+    return replace(child, restart=False, restart_failed=failed), (AnswerRestart(outcome),)
 
 
 def _how(run: Run, exit_: Exit) -> str:
@@ -251,7 +255,9 @@ def _ready(child: Child, event: ChildReady, moment: Moment) -> Result:
             old = replace(old, stage=Stage.DRAINING, deadline=deadline)
         child = replace(child, leaving=(*child.leaving, old))
     promoted = (ChildPromoted(run.generation),) if run.promote else ()
-    notice = Notify("info", f"{child.command} is ready (child {run.generation})")
+    # The client knows of the first one: it has just opened its session with it.
+    level: Level = "info" if run.generation > 1 else "debug"
+    notice = Notify(level, f"{child.command} is ready (child {run.generation})")
     child, answers = _answer(child, RestartDone(run.generation))
     return child, (*promoted, *answers, notice)
 

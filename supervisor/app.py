@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.errors import ConfigError
 
-__all__ = ["cli", "main", "version"]
+__all__ = ["VERSION", "cli", "main"]
+
+VERSION = "0.1.0"
+"""As in pyproject.toml; asking the installed package would import e-mail, zip files and forty more."""
 
 _USAGE = 2
 """The exit code of a usage error, as in argparse and the shell."""
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(_help())
         return 0
     if word in ("-V", "--version"):
-        sys.stdout.write(f"mcpkeep {version()}\n")
+        sys.stdout.write(f"mcpkeep {VERSION}\n")
         return 0
     for command in _COMMANDS:
         if command.name == word:
@@ -106,15 +109,6 @@ def _unknown(word: str) -> str:
     return f"unknown command {word!r}; {hint}"
 
 
-def version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("mcpkeep")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def _help() -> str:
     width = max(len(command.name) for command in _COMMANDS)
     rows = "\n".join(f"  {command.name:{width}}  {command.about}" for command in _COMMANDS)
@@ -144,7 +138,8 @@ def _run_help() -> str:
             rows.append((setting.flag, f"turns off that {setting.about}"))
         elif setting.flag:
             default = show_value(setting.kind, default_of(setting))
-            rows.append((f"{setting.flag} {setting.kind.metavar}", f"{setting.about} [{default}]"))
+            shown = f"[{default}]" if default != "[]" else "[none; may be repeated]"
+            rows.append((f"{setting.flag} {setting.kind.metavar}", f"{setting.about} {shown}"))
     options = "\n".join(_row(left, right) for left, right in rows)
     return f"""\
 usage: mcpkeep run [options] -- COMMAND...

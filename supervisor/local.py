@@ -1,6 +1,7 @@
 """Children on this machine: their life as processes, and their pipes wired to the relay."""
 
 import asyncio
+import contextvars
 import os
 import signal
 import threading
@@ -133,6 +134,7 @@ class LocalProcess:
         self._pid_lock = threading.Lock()
         self._reaped = False
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # a thread's own knows no event loop
         self._loop.add_reader(self._stderr, self._read_stderr)
         threading.Thread(target=self._reap, name=f"wait-{self.pid}", daemon=True).start()
 
@@ -209,7 +211,7 @@ class LocalProcess:
             self._reaped = True
         # A closed loop: nobody waits for the news.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._finish, code)
+            self._loop.call_soon_threadsafe(self._finish, code, context=self._context)
         sweep(self._run_id, self._generation)
 
     def _finish(self, code: int) -> None:

@@ -6,6 +6,7 @@ Light to import: the watcher is started right after the first child, before mcpk
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["Watcher", "descendants", "end_processes"]
 
 
+REPLACE_PAUSE = 0.1
+"""Seconds until a watcher that was killed is replaced."""
+
+
 class Watcher:
     """A small process in a session of its own that ends the run's processes when mcpkeep is gone.
 
     From the moment the constructor returns, no end of mcpkeep, SIGKILL included, leaves a process that
     carries the run's id. The pipe's end is the signal: nothing but mcpkeep's own end, or close(), gives it.
+    One that is killed itself is replaced.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -44,22 +50,43 @@ class Watcher:
             spec = importlib.util.find_spec("psutil")
             if spec is not None and spec.origin is not None:
                 command.append(os.path.dirname(os.path.dirname(spec.origin)))
-        read_end, self._write_end = os.pipe()
+        self._command, self._env = command, env
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._process, self._write_end = self._start()
+        threading.Thread(target=self._keep, name="watcher", daemon=True).start()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+        read_end, write_end = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                command,
+            process = subprocess.Popen(
+                self._command,
                 stdin=read_end,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env=env,
+                env=self._env,
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._write_end)
+            os.close(write_end)
             raise
         finally:
             os.close(read_end)
+        return process, write_end
+
+    def _keep(self) -> None:
+        """Start another in the place of one that was killed, by a person or for want of memory."""
+        while True:
+            self._process.wait()
+            # Not in a tight loop, should each end at once.
+            if self._closed.wait(REPLACE_PAUSE):
+                return
+            with self._lock, suppress(OSError):
+                if not self._closed.is_set():
+                    former = self._write_end
+                    self._process, self._write_end = self._start()
+                    os.close(former)
 
     @property
     def pid(self) -> int:
@@ -67,10 +94,11 @@ class Watcher:
 
     def close(self) -> None:
         """End the run's processes now, and wait until that is done; not needed before mcpkeep's own end."""
-        if self._write_end >= 0:
-            os.close(self._write_end)
-            self._write_end = -1
-            self._process.wait(sweep.SWEEP_LIMIT + 5)
+        with self._lock:
+            if not self._closed.is_set():
+                self._closed.set()
+                os.close(self._write_end)
+        self._process.wait(sweep.SWEEP_LIMIT + 5)
 
 
 def descendants(pid: int) -> "list[psutil.Process]":

@@ -1,7 +1,11 @@
 """`mcpkeep run` up to its first child: that is spawned before anything slow is imported."""
 
+import gc
 import os
+import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcpkeep.protocol.errors import SpawnError
@@ -20,18 +24,52 @@ def run(options: "RunOptions") -> int:
     Nothing but JSON-RPC goes to stdout from here on, whoever prints.
     """
     sys.stdout = sys.stderr
+    gc.disable()  # what is imported stays; the tree turns it on again
+    asked: list[int] = []
+    _take_signals(asked.append)  # to leave without the watcher would leave the child
+    _mend_inheritance()
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
-    try:
+    with suppress(SpawnError):  # the child actor meets it again, and tells the client
         first = spawn_child(
             options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
         )
-    except SpawnError:
-        pass  # the child actor meets it again, and tells the client
     watcher = Watcher(run_id)
-    from mcpkeep.supervisor.tree import serve
-
     try:
+        _take_signals(_leave)
+        if asked:
+            return 128 + asked[0]
+        from mcpkeep.supervisor.tree import serve
+
         return serve(options, run_id, first)
+    except KeyboardInterrupt:  # after the tree has given the signals back
+        return 128 + signal.SIGINT
     finally:
         watcher.close()
+
+
+def _take_signals(ending: Callable[[int], None]) -> None:
+    """Until the tree takes them: those that end mcpkeep go to `ending`, and none that restarts ends it.
+
+    Handlers, since what is ignored or blocked would be so in the child too.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: ending(number))
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda _number, _frame: None)
+
+
+def _leave(number: int) -> None:
+    raise SystemExit(128 + number)
+
+
+def _mend_inheritance() -> None:
+    """Undo what a parent left: exit codes that nobody can ask for, blocked signals, missing stdio."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # else the next pipe would become somebody's stdout
+            os.open(os.devnull, os.O_RDWR)

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from mcpkeep.protocol.config import nearest
 from mcpkeep.protocol.errors import ConfigError
-from mcpkeep.protocol.tools import ToolCall, ToolResult
+from mcpkeep.protocol.relay.tools import ToolCall, ToolResult
 from mcpkeep.protocol.workflow.request import REQUESTS, Kinds, Request, action_of
 from mcpkeep.protocol.workflow.tool import NAME, WORKFLOW_TOOL
 from mcpkeep.supervisor.workflow import Workflows

@@ -4,6 +4,7 @@ Also for a pipe that shares its open file with stderr, which must stay blocking 
 """
 
 import asyncio
+import contextvars
 import os
 import select
 import threading
@@ -38,6 +39,8 @@ class ThreadReader:
     async def open(self) -> None:
         """Start reading."""
         self._loop = asyncio.get_running_loop()
+        # Not the thread's own, in which anyio finds no event loop.
+        self._context = contextvars.copy_context()
         self._started = True
         threading.Thread(target=self._read, name=f"read-{self._fd}", daemon=True).start()
 
@@ -90,7 +93,7 @@ class ThreadReader:
                 if self._over:
                     break
                 data = self._read_some()
-                self._loop.call_soon_threadsafe(self._arrived, data)
+                self._loop.call_soon_threadsafe(self._arrived, data, context=self._context)
         os.close(self._fd)
 
     def _read_some(self) -> bytes:
@@ -133,6 +136,8 @@ class ThreadWriter:
         self._empty = asyncio.Event()
         self._empty.set()
         self._loop = asyncio.get_running_loop()
+        # Not the thread's own, in which anyio finds no event loop.
+        self._context = contextvars.copy_context()
         threading.Thread(target=self._write, name=f"write-{fd}", daemon=True).start()
 
     def write(self, data: bytes) -> bool:
@@ -166,7 +171,7 @@ class ThreadWriter:
                 try:
                     self._write_all(memoryview(data))
                 except OSError:
-                    self._loop.call_soon_threadsafe(self._broke)
+                    self._loop.call_soon_threadsafe(self._broke, context=self._context)
                     break
         os.close(self._fd)
 
@@ -178,7 +183,7 @@ class ThreadWriter:
                 _wait_for(self._fd, writing=True)
                 continue
             rest = rest[taken:]
-            self._loop.call_soon_threadsafe(self._took, taken)
+            self._loop.call_soon_threadsafe(self._took, taken, context=self._context)
 
     def _took(self, count: int) -> None:
         self.accepted += count

@@ -3,10 +3,11 @@
 import gc
 import logging
 import os
-import random
+import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager
 
 import anyio
 
@@ -15,15 +16,17 @@ from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.actors.relay import RelayActor
 from mcpkeep.actors.toolbox import Toolbox, ToolHandler
 from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
-from mcpkeep.protocol.health import HealthSettings
 from mcpkeep.protocol.keep import KEEP_TOOL
-from mcpkeep.protocol.output import Logged
-from mcpkeep.protocol.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import Logged
+from mcpkeep.protocol.relay.relay import Relay, RelaySettings
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
-from mcpkeep.protocol.tools import OwnTool
-from mcpkeep.supervisor.app import version
+from mcpkeep.protocol.switch import RelayReport
+from mcpkeep.supervisor.app import VERSION
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.options import RunOptions
 from mcpkeep.supervisor.process import Spawned
 from mcpkeep.supervisor.wire import FdWire
@@ -31,10 +34,12 @@ from mcpkeep.supervisor.workflow import Workflows, is_offered
 
 __all__ = ["serve"]
 
+FINISH_LIMIT = 1.0
+"""Seconds that calls of our own tools may go on after the client has closed its side."""
+
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = logging.getLogger("mcpkeep")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -48,7 +53,10 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     for warning in options.warnings:
         _log.warning(warning)
     try:
-        return anyio.run(_serve, options, run_id, first, backend_options={"use_uvloop": True})
+        return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
+    except Exception:
+        _log.critical("mcpkeep ends by a bug of its own", exc_info=True)
+        return 1
     finally:
         logs.close()
 
@@ -64,6 +72,7 @@ class _Tree:
         self._done = anyio.Event()
         self._code = 0
         settings = options.settings
+        self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
         self._workflows = _workflows(options, self._log_bug)
         tools = (KEEP_TOOL,) if self._workflows is None else (KEEP_TOOL, _workflow_tool())
         self._relay = Relay(
@@ -78,7 +87,7 @@ class _Tree:
         )
         self._actor = RelayActor(
             self._relay,
-            report=lambda report: self._child.tell(report),
+            report=self._report,
             log=_log_relay,
             client_gone=self._done.set,
             max_message=settings.limits.max_message,
@@ -94,20 +103,20 @@ class _Tree:
             first=first,
         )
         self._child = ChildActor(
-            " ".join(options.command),
+            shlex.join(options.command),
             _child_settings(options),
             host=self._host,
             relay=self._actor,
             notify=self._notify,
-            chance=random.random,
+            chance=_chance,
         )
         keep = KeepTool(
             child=self._child,
             relay_status=self._relay.status,
             stderr_lines=self._host.stderr_lines,
             about=self._about,
+            restart_limit=self._restart_limit,
             workflows=self._workflows.facts if self._workflows is not None else None,
-            restart_limit=settings.child.start_limit + settings.child.drain_grace + 10,
         )
         answering: list[ToolHandler] = [keep.call]
         if self._workflows is not None:
@@ -115,7 +124,7 @@ class _Tree:
         self._tools = Toolbox(*zip(tools, answering, strict=True), on_bug=self._log_bug)
 
     async def run(self) -> int:
-        client = FdWire(
+        self._client = client = FdWire(
             0,
             1,
             on_data=self._actor.client_data,
@@ -131,9 +140,13 @@ class _Tree:
             if self._workflows is not None:
                 await actors.start(self._workflows.run)
             await client.open()
-            gc.collect()
             gc.freeze()
+            gc.enable()
+            for start in self._extras():
+                actors.start_soon(start)
             await self._done.wait()
+            with anyio.move_on_after(FINISH_LIMIT):
+                await self._actor.finish_calls()
             self._child.stop()
             await self._child.stopped()
             if self._workflows is not None:
@@ -144,8 +157,48 @@ class _Tree:
         client.close()
         return self._code
 
+    def _extras(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+        """What runs only where it is configured, and is imported only then."""
+        table: tuple[tuple[object, Callable[[], Coroutine[None, None, None]]], ...] = (
+            (self._options.settings.limits.memory, self._watch_memory),
+            (self._options.watch, self._watch_files),
+        )
+        return [start for configured, start in table if configured]
+
+    async def _watch_memory(self) -> None:
+        from mcpkeep.actors.memory import watch_memory
+        from mcpkeep.supervisor.memory import TreeMeter
+
+        await watch_memory(
+            child=self._child,
+            meter=TreeMeter(),
+            limit=self._options.settings.limits.memory,
+            notify=self._notify,
+            restart_limit=self._restart_limit,
+        )
+
+    async def _watch_files(self) -> None:
+        from mcpkeep.actors.watcher import watch_files
+        from mcpkeep.supervisor.changes import WatchedFiles
+
+        options = self._options
+        changes = WatchedFiles(
+            options.watch,
+            quiet=options.settings.watch.debounce,
+            ignore=(options.log_file,) if options.log_file else (),
+        )
+        await watch_files(
+            child=self._child, changes=changes, notify=self._notify, restart_limit=self._restart_limit
+        )
+
     async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*_ENDING, signal.SIGUSR1, signal.SIGUSR2) as signals:
+        ending = [signal.SIGTERM]
+        # nohup, and shells that start a job in the background, ignore these for us.
+        ending += [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+        with (
+            _ignored_at_the_end(signal.SIGUSR1, signal.SIGUSR2),
+            anyio.open_signal_receiver(*ending, signal.SIGUSR1, signal.SIGUSR2) as signals,
+        ):
             task_status.started()
             async for number in signals:
                 if number == signal.SIGUSR2:
@@ -155,11 +208,15 @@ class _Tree:
                     self._notify(Notify("warning", "SIGUSR1: there is no former release to go back to"))
                 elif self._done.is_set():
                     _log.warning("%s again: leaving at once", signal.Signals(number).name)
+                    self._client.close()  # puts the terminal's or pipe's mode back
                     os._exit(128 + number)
                 else:
                     _log.info("%s: leaving", signal.Signals(number).name)
                     self._code = 128 + number
                     self._done.set()
+
+    def _report(self, report: RelayReport) -> None:
+        self._child.tell(report)
 
     def _notify(self, notify: Notify) -> None:
         _log.log(_LEVELS[notify.level], notify.text)
@@ -168,7 +225,7 @@ class _Tree:
     def _about(self) -> Mapping[str, object]:
         options = self._options
         return {
-            "version": version(),
+            "version": VERSION,
             "pid": os.getpid(),
             "uptime": time.monotonic() - self._started,
             "workspace": options.workspace,
@@ -205,6 +262,16 @@ def _workflow_tool() -> OwnTool:
     return WORKFLOW_TOOL
 
 
+@contextmanager
+def _ignored_at_the_end(*numbers: signal.Signals) -> Generator[None]:
+    """Nobody hears these any more while mcpkeep leaves, and their default would kill it."""
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _child_settings(options: RunOptions) -> ChildSettings:
     child, restart = options.settings.child, options.settings.restart
     return ChildSettings(
@@ -222,6 +289,10 @@ def _child_settings(options: RunOptions) -> ChildSettings:
         stop_term=child.stop_term,
         start_limit=child.start_limit,
     )
+
+
+def _chance() -> float:
+    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def _log_relay(logged: Logged) -> None:

@@ -1,7 +1,7 @@
 """The pipes to one peer, over file descriptors of whatever kind a client or a child gives.
 
-Pipes and sockets: the loop reads (uvloop does so in C, and calls the receiver with nothing in between), and
-writing goes straight to the kernel, by the loop only where the kernel refuses. All else has threads.
+Pipes and sockets are read when the loop says so, in its fast lane where it has one, and written at once; by
+the loop only where the kernel does not take it all. All else has threads.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from typing import cast
 
+from mcpkeep.supervisor.loop import HotLoop
 from mcpkeep.supervisor.threaded import ThreadReader, ThreadWriter
 
 __all__ = ["DRAIN_LIMIT", "HIGH_WATER", "LOW_WATER", "PIPE_CAPACITY", "FdWire"]
@@ -35,8 +35,15 @@ LOW_WATER = HIGH_WATER // 4
 DRAIN_LIMIT = 64 << 20
 """Bytes that drain_now() reads at most, since somebody may write faster than it reads."""
 
-_CHUNK = 1 << 18
+_SMALL_READ = 1 << 16
+"""Bytes asked for at first: a buffer that malloc takes from what it has, without asking the kernel."""
+
+_LARGE_READ = 1 << 20
+"""Bytes asked for where the last read filled its buffer."""
+
 _IOVECS = 64
+
+_Watch = Callable[[int, Callable[[], object]], object]
 
 
 class FdWire:
@@ -68,11 +75,11 @@ class FdWire:
         self._unblocked: set[int] = set()
         self._restore = weakref.finalize(self, _make_blocking, self._unblocked)
 
-        self._reader: _LoopReader | ThreadReader
+        self._reader: _DirectReader | ThreadReader
         if _is_pollable(read_fd):
             self._unblocked |= {read_fd} & was_blocking
             _prepare(read_fd)
-            self._reader = _LoopReader(read_fd, on_data, on_eof)
+            self._reader = _DirectReader(read_fd, on_data, on_eof)
         else:
             self._reader = ThreadReader(_duplicate(read_fd), on_data, on_eof)
 
@@ -170,84 +177,76 @@ class FdWire:
             _release(fd)
 
 
-class _LoopReader(asyncio.Protocol):
-    """Reads a pipe or socket by the loop's transport over a duplicate, so that `fd` is there for drain()."""
+class _DirectReader:
+    """Reads a non-blocking descriptor whenever it can be read."""
 
     def __init__(self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]) -> None:
-        self.data_received = on_data  # type: ignore[method-assign, assignment]  # no frame of ours between loop and receiver
         self._fd = fd
+        self._on_data = on_data
         self._on_eof = on_eof
-        self._transport: asyncio.ReadTransport | None = None
+        self._watch, self._unwatch, *_ = _watchers(asyncio.get_running_loop())
+        self._size = _SMALL_READ
+        self._opened = False
         self._paused = False
         self._over = False
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: self, _Descriptor(_duplicate(self._fd), loop))
-        # Both loops start reading after connection_made(), whatever was asked for in it.
-        if self._paused:
-            self.pause()
+        self._opened = True
+        self._listen()
 
     def pause(self) -> None:
         self._paused = True
-        if self._transport is not None:
-            self._transport.pause_reading()
+        if self._opened and not self._over:
+            self._unwatch(self._fd)
 
     def resume(self) -> None:
         self._paused = False
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self._listen()
 
     def drain(self, limit: int) -> None:
-        if self._over:
-            return
-        self.close()
-        # Neither loop keeps bytes it has read but not delivered, so nothing is lost or doubled here.
         total = 0
-        with suppress(OSError):
-            while total < limit and (data := os.read(self._fd, _CHUNK)):
-                total += len(data)
-                self.data_received(data)
-        self._on_eof()
+        while total < limit and not self._over and (taken := self._read()):
+            total += taken
+        self._end()
 
     def close(self) -> None:
-        self._over = True
-        if self._transport is not None:
-            self._transport.close()
+        if not self._over:
+            self._over = True
+            if self._opened:
+                self._unwatch(self._fd)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is one in behaviour, not by inheritance.
-        self._transport = cast(asyncio.ReadTransport, transport)
-        if self._over:
-            transport.close()
+    def _listen(self) -> None:
+        if self._opened and not self._over and not self._paused:
+            self._watch(self._fd, self._read)
 
-    def eof_received(self) -> None:
-        self._end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._end()
+    def _read(self) -> int:
+        """Take what is there, once; how many bytes it was."""
+        try:
+            data = os.read(self._fd, self._size)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if not data:
+            self._end()
+            return 0
+        self._size = _LARGE_READ if len(data) >= _SMALL_READ else _SMALL_READ
+        self._on_data(data)
+        return len(data)
 
     def _end(self) -> None:
         if not self._over:
-            self._over = True
+            self.close()
             self._on_eof()
 
 
-class _Descriptor:
-    """A bare descriptor in the shape in which loops want a pipe; it belongs to the loop."""
-
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._fd = fd
-        # libuv closes the descriptor itself; closing it again would hit whatever has its number by then.
-        self._closed_by_loop = type(loop).__module__.partition(".")[0] == "uvloop"
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def close(self) -> None:
-        if not self._closed_by_loop:
-            os.close(self._fd)
+def _watchers(
+    loop: asyncio.AbstractEventLoop,
+) -> tuple[_Watch, Callable[[int], object], _Watch, Callable[[int], object]]:
+    """How this loop watches a descriptor for reading, stops, watches it for writing, stops."""
+    if isinstance(loop, HotLoop):
+        return loop.add_hot_reader, loop.remove_hot_reader, loop.add_hot_writer, loop.remove_hot_writer
+    return loop.add_reader, loop.remove_reader, loop.add_writer, loop.remove_writer
 
 
 class _DirectWriter:
@@ -277,6 +276,7 @@ class _DirectWriter:
         self._empty = asyncio.Event()
         self._empty.set()
         self._loop = asyncio.get_running_loop()
+        *_, self._watch, self._unwatch = _watchers(self._loop)
 
     def write(self, data: bytes) -> bool:
         if self._shut:
@@ -294,7 +294,7 @@ class _DirectWriter:
         if taken == len(data):
             return True
         self._empty.clear()
-        self._loop.add_writer(self._fd, self._write_queued)
+        self._watch(self._fd, self._write_queued)
         return self._enqueue(memoryview(data)[taken:])
 
     async def flush(self) -> None:
@@ -353,7 +353,7 @@ class _DirectWriter:
 
     def _drop_queue(self) -> None:
         if not self._empty.is_set():
-            self._loop.remove_writer(self._fd)
+            self._unwatch(self._fd)
         self._queue.clear()
         self.queued = 0
         self._empty.set()

@@ -10,7 +10,7 @@ from anyio.abc import TaskStatus
 from msgspec import Raw
 
 from mcpkeep.actors.toolbox import Progress
-from mcpkeep.protocol.tools import ToolResult
+from mcpkeep.protocol.relay.tools import ToolResult
 
 if TYPE_CHECKING:
     from mcpkeep.actors.phase_runs import PhaseRunner

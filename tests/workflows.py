@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from mcpkeep.actors.phase_runs import PhaseRunner
 from mcpkeep.actors.toolbox import Toolbox
-from mcpkeep.protocol.tools import ToolCall
+from mcpkeep.protocol.relay.tools import ToolCall
 from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
 from mcpkeep.supervisor.workflow import Workflows
 from tests.benchmarks.line import environment, mcpkeep_command

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Union, cast, get_args, get_origin
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.schema import flat_schema
-from mcpkeep.protocol.tools import OwnTool
 from mcpkeep.protocol.workflow.request import REQUESTS, Kinds, Request, action_of
 
 __all__ = ["HIDDEN", "NAME", "WORKFLOW_TOOL", "describe_tool"]

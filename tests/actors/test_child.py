@@ -56,7 +56,8 @@ class FakeWire:
     accepted = 7
     queued = 0
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> bool:
+        return True
 
     def pause_reading(self) -> None: ...
 
@@ -199,6 +200,7 @@ async def test_the_first_child_is_spawned_and_attached_before_the_actor_reports_
             uptime=status.uptime,
             restarts=0,
             last_exit=None,
+            restart_failed=None,
             retry_in=None,
             candidate=None,
             leaving=(),

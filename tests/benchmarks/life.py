@@ -24,7 +24,7 @@ MARK = 'echo $$ > "$0"; exec "$@"'
 """For /bin/sh: write into the FIFO, then become the server. Tells within 2 ms when the child was executed."""
 
 NO_LIMIT = {
-    "MCPKEEP_RESTART_INTENSITY": "1000000",
+    "MCPKEEP_RESTART_INTENSITY": "0",
     "MCPKEEP_RESTART_PERIOD": "1",
     "MCPKEEP_RESTART_BACKOFF_BASE": "0",
 }

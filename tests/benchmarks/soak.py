@@ -24,6 +24,8 @@ __all__ = ["Ledger", "Reading", "Soak", "run_soak", "soak_table", "violations"]
 
 IN_FLIGHT = 8
 ANSWERS_BETWEEN_KILLS = 20
+ASK_AGAIN = 500
+"""Calls after which the question for the child's pid counts as lost, and another is put."""
 RSS_BOUND = 2**20
 """Bytes. Less than what one leaked kilobyte for each of 10,000 kills would be."""
 OPEN_FILES_BOUND = 2
@@ -169,7 +171,7 @@ class Load:
     def _fill(self) -> None:
         while len(self.ledger.outstanding) < IN_FLIGHT:
             id_ = self.ledger.send()
-            if self.pid is None and not self._asking:
+            if self.pid is None and (not self._asking or id_ - self._asking > ASK_AGAIN):
                 self._asking = id_
                 self._out += call(id_, "whoami", {})
             else:

@@ -279,6 +279,18 @@ def test_hold_kills_a_child_that_is_wedged_meanwhile() -> None:
     assert life(exited(1)) == [SpawnChild(2), ChildExited(1, KILLED, 7, planned=False)]
 
 
+def test_a_child_that_closes_its_pipes_while_it_ends_keeps_its_graces() -> None:
+    life = up().play(HOLD, ChildDrained(1))
+    assert life(ChildWedged(1, "it closed its stdout and lives on")) == []
+    assert life(exited(1, CLEAN)) == [SpawnChild(2), ChildExited(1, CLEAN, 7, planned=True)]
+
+
+def test_an_old_child_that_closes_its_pipes_while_it_ends_keeps_its_graces() -> None:
+    life = up().play(OVERLAP, spawned(2), ChildReady(2), ChildDrained(1))
+    assert life(ChildWedged(1, "it closed its stdout and lives on")) == []
+    assert life(exited(1, CLEAN)) == [ChildExited(1, CLEAN, 7, planned=True)]
+
+
 def test_a_restart_by_hold_whose_new_child_crashes_is_failed_and_the_policy_goes_on() -> None:
     life = up().play(HOLD, ChildDrained(1), exited(1, CLEAN), spawned(2))
     failed = RestartFailed("server was killed by SIGKILL", kept=False)
@@ -402,6 +414,7 @@ def test_a_status_tells_what_is_wanted_what_is_and_what_comes() -> None:
         uptime=3.0,
         restarts=0,
         last_exit=None,
+        restart_failed=None,
         retry_in=None,
         candidate=2,
         leaving=(),
@@ -417,6 +430,7 @@ def test_a_status_tells_what_is_wanted_what_is_and_what_comes() -> None:
         uptime=None,
         restarts=1,
         last_exit="was killed by SIGKILL",
+        restart_failed=None,
         retry_in=100.1 - 100.0625,
         candidate=None,
         leaving=(),

@@ -127,6 +127,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "SIZE": "12 MiB",
         "BOOL": "off",
         "PATH": "/a:/b",
+        "WHEN": "auto",
     }
     environ = {s.variable: texts.get(s.kind.metavar, s.kind.metavar.split("|")[-1]) for s in TABLE}
     resolved = resolve(None, environ=environ, flags={})
@@ -178,8 +179,8 @@ def test_a_wrong_entry_is_refused_with_its_file_line_and_key(text: str, message:
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    assert error_of("[restart]\nbackoff_max = 0.1") == (
-        "restart.backoff_max is 0.1 and below restart.backoff_base, 0.5; raise the first or lower the second"
+    assert error_of("[restart]\nbackoff_max = 0.05") == (
+        "restart.backoff_max is 0.05 and below restart.backoff_base, 0.1; raise the first or lower the second"
     )
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,14 @@ def test_an_entry_that_lacks_run_gets_nothing_on_stdout(tmp_path: Path) -> None:
 def test_help_and_version_go_to_stdout(tmp_path: Path) -> None:
     code, out, err = mcpkeep("--help", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert "  run   start an MCP server" in out
+    assert "  run " in out and " start an MCP server" in out
     code, out, err = mcpkeep("run", "--help", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert "--memory SIZE" in out
     assert max(map(len, out.splitlines())) <= 100
     code, out, err = mcpkeep("--version", cwd=tmp_path)
-    assert (code, err, out.split()[0]) == (0, "", "mcpkeep")
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    assert (code, out, err) == (0, f"mcpkeep {project['version']}\n", "")
 
 
 def test_a_usage_error_with_stderr_closed_writes_nothing_anywhere(tmp_path: Path) -> None:

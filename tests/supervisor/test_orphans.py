@@ -147,6 +147,23 @@ def test_sigkill_of_mcpkeep_leaves_no_process_of_its_tree_and_no_watcher(
     assert carriers(run_id) == []
 
 
+def test_a_watcher_that_was_killed_is_replaced_and_sigkill_of_mcpkeep_leaves_nothing(
+    liveness: Liveness, run_id: str
+) -> None:
+    program = (
+        f"child, watcher = keep('CHILD', {run_id!r}); former = watcher.pid; os.kill(former, signal.SIGKILL)"
+    )
+    program += "\nwhile watcher.pid == former: os.sched_yield()"
+    program += "\nprint(watcher.pid, flush=True); kept = hold(); time.sleep(60)"
+    mcpkeep = run_mcpkeep(program, liveness.env(CHILD=DETACHED))
+    (watcher,) = read_line(mcpkeep)
+    liveness.arrived(4)
+    end(mcpkeep)
+    liveness.all_dead()
+    assert is_gone(watcher)
+    assert carriers(run_id) == []
+
+
 def test_mcpkeep_killed_before_the_watcher_has_run_an_instruction_leaves_nothing(run_id: str) -> None:
     program = (
         f"child, watcher = keep('CHILD', {run_id!r}); os.write(1, b'%d %d' % (child.popen.pid, watcher.pid));"

@@ -1,5 +1,6 @@
 """Real children, well-behaved and not; a socket which the kernel closes tells that a process has ended."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -20,13 +21,16 @@ from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.errors import SpawnError
 from mcpkeep.protocol.switch import Exit
 from mcpkeep.supervisor.local import LocalHost, LocalProcess
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.process import spawn_child
 from mcpkeep.supervisor.stderr import LINE_LIMIT, TAIL_LINES, StderrTail
 
 
-@pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": request.param}
+@pytest.fixture(params=[new_loop, asyncio.new_event_loop], ids=["fast lane", "asyncio"])
+def anyio_backend(
+    request: pytest.FixtureRequest,
+) -> tuple[str, dict[str, Callable[[], asyncio.AbstractEventLoop]]]:
+    return "asyncio", {"loop_factory": request.param}
 
 
 ALIVE = """
@@ -433,6 +437,7 @@ def test_a_command_that_cannot_be_started_leaves_no_descriptor_open() -> None:
     program = """
 import os
 from mcpkeep.protocol.errors import SpawnError
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.process import spawn_child
 before = os.listdir("/dev/fd")
 try:
@@ -446,7 +451,7 @@ except SpawnError:
 def test_spawning_imports_neither_anyio_nor_msgspec_nor_psutil_nor_asyncio() -> None:
     program = (
         "import sys, mcpkeep.supervisor.process, mcpkeep.supervisor.orphans;"
-        "print(sorted({'anyio', 'asyncio', 'msgspec', 'psutil', 'uvloop'} & set(sys.modules)))"
+        "print(sorted({'anyio', 'asyncio', 'msgspec', 'psutil'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
 

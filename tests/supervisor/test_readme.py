@@ -11,7 +11,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_table_of_settings_is_the_one_in_the_code() -> None:
     begin, end = "compares -->\n", "<!-- end of settings -->"
-    assert README[README.index(begin) + len(begin) : README.index(end)].strip() == settings_as_markdown().strip()
+    assert (
+        README[README.index(begin) + len(begin) : README.index(end)].strip() == settings_as_markdown().strip()
+    )
 
 
 def test_every_test_file_named_in_the_readme_exists() -> None:

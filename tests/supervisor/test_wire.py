@@ -1,5 +1,6 @@
 """The wire over every kind of descriptor that a client or a child may give, on both event loops."""
 
+import asyncio
 import os
 import pty
 import socket
@@ -14,12 +15,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.wire import FdWire
 
 
-@pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": request.param}
+@pytest.fixture(params=[new_loop, asyncio.new_event_loop], ids=["fast lane", "asyncio"])
+def anyio_backend(
+    request: pytest.FixtureRequest,
+) -> tuple[str, dict[str, Callable[[], asyncio.AbstractEventLoop]]]:
+    return "asyncio", {"loop_factory": request.param}
 
 
 class Peer:
@@ -358,6 +362,7 @@ async def test_no_descriptor_is_left_open_by_any_kind(tmp_path: Path) -> None:
 
 STDIO = """
 import os, sys, asyncio
+from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.wire import FdWire
 
 async def main():

@@ -21,6 +21,11 @@ DONE = {"done": True}
 Arguments = dict[str, object]
 
 
+def _last_steps(session_id: str) -> list[dict[str, object]]:
+    """Every other session is deleted at its end."""
+    return [{"action": "delete_session"}] if int(session_id[-1], 16) % 2 else []
+
+
 class Writer:
     """Works through sessions, one call at a time, and knows what was acknowledged."""
 
@@ -53,7 +58,7 @@ class Writer:
                     {"action": "pause"},
                     {"action": "resume"},
                     {"action": "rollback", "to_phase": 1},
-                    *([{"action": "delete_session"}] if int(session_id[-1], 16) % 2 else []),
+                    *_last_steps(session_id),
                 )
             )
         elif self.deleting:

@@ -27,6 +27,7 @@ __all__ = [
     "check_text",
     "decode_message",
     "decode_object",
+    "decode_text",
     "encode_error",
     "encode_notification",
     "encode_object",
@@ -56,7 +57,7 @@ class Message(msgspec.Struct, gc=False):
     """The lenient envelope of a request, notification or response; which one it is, its members tell."""
 
     jsonrpc: Literal["2.0"]
-    id: int | str | None | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
     params: Raw = NO_RAW
     result: Raw = NO_RAW
@@ -116,6 +117,14 @@ def decode_object(raw: Raw | bytes) -> JsonObject:
         return _decode_object(raw)
     except msgspec.DecodeError:
         return {}
+
+
+def decode_text(raw: Raw | None) -> str | None:
+    """Decode one JSON string; None for what is absent or something else."""
+    try:
+        return msgspec.json.decode(raw, type=str) if raw is not None else None
+    except msgspec.DecodeError:
+        return None
 
 
 def split_batch(line: bytes) -> list[bytes] | None:

@@ -4,10 +4,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from mcpkeep.protocol.jsonrpc import RequestId
-from mcpkeep.protocol.link import Link
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.tools import ToolCalled
 from mcpkeep.protocol.switch import ChildDrained, ChildReady, ChildRefused, ChildWedged
-from mcpkeep.protocol.tools import ToolCalled
 
 __all__ = ["Logged", "Output", "RelayEffect", "ToolCancelled"]
 

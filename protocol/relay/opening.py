@@ -1,12 +1,12 @@
-"""How the client opened its session: its era, what it was told, and how a new child is brought to the same point."""
+"""How the client opened its session: its era, what it was told, and what brings a new child there."""
 
 from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import JsonObject, decode_object, encode_object
-from mcpkeep.protocol.mcp import CLIENT_CAPABILITIES, PROTOCOL_VERSION, Era
+from mcpkeep.protocol.relay.jsonrpc import JsonObject, decode_object, decode_text, encode_object
+from mcpkeep.protocol.relay.mcp import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID, Era
 
 __all__ = ["UNCACHED", "Opening", "capabilities_of", "has_envelope"]
 
@@ -46,12 +46,14 @@ class Opening:
         meta = decode_object(decode_object(bytes(params)).get("_meta", _EMPTY))
         self.era = Era.MODERN
         self._envelope = {
-            name: value for name, value in meta.items() if name.startswith("io.modelcontextprotocol/")
+            name: value
+            for name, value in meta.items()
+            if name.startswith("io.modelcontextprotocol/") and name not in (LOG_LEVEL, SUBSCRIPTION_ID)
         }
 
     def settle(self) -> None:
         """A child has answered a modern request: from now on every child has to speak this version."""
-        self.version = _text(self._envelope.get(PROTOCOL_VERSION))
+        self.version = decode_text(self._envelope.get(PROTOCOL_VERSION))
 
     def child_answers(self, result: Raw) -> Raw:
         """The answer to the opening request as the client gets it: ours merged into the child's."""
@@ -63,7 +65,7 @@ class Opening:
                 merged[name] = encode_object({**decode_object(merged[name]), "listChanged": True})
         if self.era is Era.LEGACY:
             merged.setdefault("logging", _EMPTY)
-            self.version = _text(members.get("protocolVersion"))
+            self.version = decode_text(members.get("protocolVersion"))
         else:
             members |= UNCACHED
         self.capabilities = frozenset(merged)
@@ -85,14 +87,15 @@ class Opening:
         """Why this answer to the replayed `initialize` cannot take the session over, or None if it can."""
         members = decode_object(result)
         if self.era is Era.LEGACY:
-            answered: object = _text(members.get("protocolVersion"))
-            speaks = answered == self.version
+            answered = bytes(members.get("protocolVersion", b"null"))
+            speaks = decode_text(Raw(answered)) == self.version
         else:
-            answered = msgspec.json.decode(members.get("supportedVersions", b"null"))
-            speaks = isinstance(answered, list) and self.version in answered
+            answered = bytes(members.get("supportedVersions", b"null"))
+            speaks = self.version in _texts(Raw(answered))
         if speaks:
             return None
-        return f"it speaks protocol version {answered!r}, and this session was opened with {self.version!r}"
+        shown = answered[:200].decode(errors="replace")
+        return f"it speaks protocol version {shown}, and this session was opened with {self.version!r}"
 
 
 UNCACHED: JsonObject = {"ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"')}
@@ -110,8 +113,8 @@ def has_envelope(params: Raw) -> bool:
     return PROTOCOL_VERSION in meta and CLIENT_CAPABILITIES in meta
 
 
-def _text(raw: Raw | None) -> str | None:
+def _texts(raw: Raw) -> list[str]:
     try:
-        return msgspec.json.decode(raw, type=str) if raw is not None else None
+        return msgspec.json.decode(raw, type=list[str])
     except msgspec.DecodeError:
-        return None
+        return []

@@ -1,18 +1,20 @@
 """Which child serves: the orders of the child actor, and what each means for the client's requests."""
 
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
-from mcpkeep.protocol.call import HELD
-from mcpkeep.protocol.calls import Calls
-from mcpkeep.protocol.health import Health
-from mcpkeep.protocol.jsonrpc import encode_notification
-from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import Listing
-from mcpkeep.protocol.mcp import Loss
-from mcpkeep.protocol.minted import Minted
-from mcpkeep.protocol.opening import Opening
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
+from mcpkeep.protocol.relay.calls import Calls
+from mcpkeep.protocol.relay.health import Health
+from mcpkeep.protocol.relay.jsonrpc import encode_notification
+from mcpkeep.protocol.relay.lane import Lane
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import Loss
+from mcpkeep.protocol.relay.minted import Minted
+from mcpkeep.protocol.relay.opening import Opening
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.standing import Standing
+from mcpkeep.protocol.relay.takeover import Takeover
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
@@ -25,7 +27,6 @@ from mcpkeep.protocol.switch import (
     RelayOrder,
     describe_exit,
 )
-from mcpkeep.protocol.takeover import Takeover
 
 __all__ = ["Succession"]
 
@@ -47,6 +48,8 @@ class Succession:
         minted: Minted,
         health: Health,
         takeover: Takeover,
+        lane: Lane,
+        tell_change: Callable[[ListingChange], None],
     ) -> None:
         self.links: dict[int, Link] = {}
         self.serving: Link | None = None
@@ -63,6 +66,8 @@ class Succession:
         self._minted = minted
         self._health = health
         self._takeover = takeover
+        self._lane = lane
+        self._tell_change = tell_change
 
     def order(self, order: RelayOrder, now: float) -> None:
         """Do what the child actor decided."""
@@ -70,7 +75,7 @@ class Succession:
             case ChildAttached(generation):
                 self._attach(Link(generation))
             case ChildPromoted(generation):
-                self._promote(generation)
+                self._promote(generation, now)
             case CallsHeld():
                 self.holding = True
                 if self.serving is not None:
@@ -80,18 +85,21 @@ class Succession:
             case ChildUnavailable():
                 self.unavailable = order
                 self.holding = False
-                for call in self._calls.at(HELD):
-                    self._calls.fail_unavailable(call, order.exit, order.detail)
+                self._fail_held(order)
             case _:
                 assert_never(order)
+        self._set_lane()
 
     def ready(self, link: Link) -> None:
         """The session is open with this child."""
+        if link.is_ready:
+            return
         link.is_ready = True
         self._opened(link)
         self._out.effects.append(ChildReady(link.generation))
         if link is self.serving:
             self._catch_up(link)
+        self._set_lane()
 
     def check_drained(self, link: Link) -> None:
         """Tell the child actor once nothing is in flight at a child that waits to end."""
@@ -100,36 +108,43 @@ class Succession:
             link.is_drained = True
             self._out.effects.append(ChildDrained(link.generation))
 
+    def _set_lane(self) -> None:
+        link = self.serving
+        plain = link is not None and link.is_open and link.is_ready and len(self.links) == 1
+        self._lane.link = link if plain and not self.holding else None
+
     def _attach(self, link: Link) -> None:
         self.links[link.generation] = link
         self.unavailable = None
         if self.serving is None:
             self.serving = link
+        if link is not self.serving and not self._opening.is_told:
+            # The client has yet to open its session, and does so with whichever child serves by then.
+            self._out.effects.append(ChildReady(link.generation))
+            return
         self._takeover.open(link)
         if link.is_open:
             self._opened(link)
-        if link is not self.serving and not self._opening.is_told:
-            self.ready(link)
 
     def _opened(self, link: Link) -> None:
         if link is self.serving:
             self.holding = False
             self._calls.release(link)
 
-    def _promote(self, generation: int) -> None:
+    def _promote(self, generation: int, now: float) -> None:
         link, old = self.links.get(generation), self.serving
         if link is None or link is old:
             return
         self.serving = link
         self._health.replaced()
-        if link.is_fresh and self._opening.is_told:
-            link.is_open = False
+        if link.is_fresh:
             self._takeover.open(link)
         if old is not None:
             old.is_draining = True
+            old.is_open &= old.is_ready  # no `initialized` for a child that was not even initialized
             for call in self._calls.at(old.generation):
                 if call.loss is Loss.RESEND:
-                    self._calls.send(call, link)
+                    self._calls.hold(call, now)
         if link.is_open:
             self._opened(link)
         if link.is_ready:
@@ -141,16 +156,21 @@ class Succession:
         """Another child serves than the client last heard: what may have changed for it?"""
         if self.last_exit is None and len(self.links) == 1:
             return
-        self._takeover.list_again(link)
+        self.list_again(self._listing.given_methods())
         for uri in self._standing.uris:
             self._out.client.append(encode_notification("notifications/resources/updated", {"uri": uri}))
+
+    def list_again(self, methods: Iterable[str]) -> None:
+        """The client was given these lists by another child than serves: find what differs."""
+        if self.serving is not None and self.serving.is_ready:
+            for change in self._takeover.list_again(self.serving, methods):
+                self._tell_change(change)
 
     def _exited(self, exited: ChildExited, now: float) -> None:
         link = self.links.pop(exited.generation, None)
         if link is None:
             return
         self.last_exit = exited.exit
-        self._takeover.forget(link.generation)
         for id_ in self._minted.forget(link.generation):
             reason = f"the MCP server {describe_exit(exited.exit)}"
             params: dict[str, object] = {"requestId": id_, "reason": reason}
@@ -158,4 +178,15 @@ class Succession:
         if link is self.serving:
             self.serving = None
             self._health.replaced()
+            if self.holding:
+                self.holding = False
+                self._calls.hold_anew(now)
         self._calls.lose(link, exited, now)
+        if self.unavailable is not None:
+            self._fail_held(self.unavailable)
+        elif self.serving is not None and self.serving.is_open and not self.holding:
+            self._calls.release(self.serving)
+
+    def _fail_held(self, unavailable: ChildUnavailable) -> None:
+        for call in self._calls.held():
+            self._calls.fail_unavailable(call, unavailable.exit, unavailable.detail)

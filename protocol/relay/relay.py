@@ -11,42 +11,47 @@ from typing import assert_never
 import msgspec
 from msgspec import UNSET, Raw
 
-from mcpkeep.protocol.call import HELD, OURS, Call, Reason, lost_error
-from mcpkeep.protocol.calls import Calls
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.framing import Frame, IdScanner, Oversized
-from mcpkeep.protocol.head import NO_META, Head, Params, Result, read_head
-from mcpkeep.protocol.health import Health, HealthSettings, Probe
-from mcpkeep.protocol.jsonrpc import (
-    INVALID_PARAMS,
+from mcpkeep.protocol.relay.call import HELD, Call
+from mcpkeep.protocol.relay.calls import Calls
+from mcpkeep.protocol.relay.framing import Frame, IdScanner, Oversized
+from mcpkeep.protocol.relay.head import NO_META, Head, Params, Result, read_head
+from mcpkeep.protocol.relay.health import Health, HealthSettings, Probe
+from mcpkeep.protocol.relay.jsonrpc import (
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     PARSE_ERROR,
     RequestId,
     decode_message,
-    decode_object,
     encode_error,
-    encode_notification,
     encode_result,
     split_batch,
 )
-from mcpkeep.protocol.link import Link, Purpose
-from mcpkeep.protocol.listens import Listens
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, LOG_LEVELS, LOSS, Era, Loss
-from mcpkeep.protocol.minted import Minted
-from mcpkeep.protocol.opening import Opening, capabilities_of, has_envelope
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
-from mcpkeep.protocol.succession import Succession
+from mcpkeep.protocol.relay.lane import Lane
+from mcpkeep.protocol.relay.link import Link, Purpose
+from mcpkeep.protocol.relay.listens import acknowledge, listens_updated
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, LOSS, Era, Loss
+from mcpkeep.protocol.relay.minted import Minted
+from mcpkeep.protocol.relay.notices import Notices
+from mcpkeep.protocol.relay.opening import Opening, capabilities_of
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.own_calls import OwnCalls
+from mcpkeep.protocol.relay.salvage import Salvage
+from mcpkeep.protocol.relay.standing import Standing
+from mcpkeep.protocol.relay.succession import Succession
+from mcpkeep.protocol.relay.takeover import Takeover
+from mcpkeep.protocol.relay.tools import OwnTool, ToolResult
 from mcpkeep.protocol.switch import ChildRefused, ChildWedged, RelayOrder
-from mcpkeep.protocol.takeover import Takeover
-from mcpkeep.protocol.tools import OwnTool, ToolCall, ToolCalled, ToolResult, encode_tool_result
 
 __all__ = ["Relay", "RelaySettings", "RelayStatus"]
 
 _SETTING = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
-_NOTED = frozenset({"initialize", "server/discover", "subscriptions/listen", *LIST_KINDS}) | _SETTING
+_NOTED = frozenset({"initialize", "server/discover", *LIST_KINDS}) | _SETTING
 """The methods whose answers say something of the session, or are not passed on as they are."""
+
+_SERVED_FOR = {"logging/setLevel": "logging", "tools/list": "tools"}
+"""What we announce whether or not the child has it, and by which capability that shows."""
 
 _LIST_CHANGED = frozenset(kind.changed for kind in LIST_KINDS.values())
 _BINDING_LIMIT = 10_000
@@ -90,10 +95,12 @@ class Relay:
         self._settings = settings
         self._own_prefix = own_prefix
         self._standing = Standing()
-        self._listens = Listens()
         self._minted = Minted()
         self._health = Health(settings.health)
+        self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
+        self._notices = Notices(self.output, calls=self.calls, opening=self.opening, standing=self._standing)
+        self._own_calls = OwnCalls(self.output, calls=self.calls, opening=self.opening)
         self._succession = Succession(
             self.output,
             calls=self.calls,
@@ -103,10 +110,26 @@ class Relay:
             minted=self._minted,
             health=self._health,
             takeover=self._takeover,
+            lane=self.lane,
+            tell_change=self._notices.tell_change,
+        )
+        self._salvage = Salvage(
+            self.output,
+            calls=self.calls,
+            succession=self._succession,
+            notices=self._notices,
+            listing=self.listing,
+            carry=self.from_child,
+            max_message=settings.max_message,
         )
         self._links = self._succession.links
         self._table = self.calls.table
         self._bound: dict[str, int] = {}
+
+    @property
+    def serving(self) -> int:
+        """The generation that the client's requests go to; 0 while there is none."""
+        return self._succession.serving.generation if self._succession.serving is not None else 0
 
     # From the client
 
@@ -115,7 +138,7 @@ class Relay:
         for frame in frames:
             if isinstance(frame, Oversized):
                 text = f"the message of {frame.size} bytes is larger than `limits.max_request` allows"
-                self.output.client.append(encode_error(frame.id, INVALID_REQUEST, text))
+                self._refuse(frame.id, INVALID_REQUEST, text, is_answer=not frame.is_request)
                 continue
             try:
                 head = read_head(frame)
@@ -141,7 +164,7 @@ class Relay:
         if method == "tools/call":
             call.is_task = params.task is not UNSET
             if params.name in self.listing.own:
-                self._call_own(call)
+                self._own_calls.begin(call)
                 return
         elif self._answers_itself(call, params):
             return
@@ -155,7 +178,7 @@ class Relay:
         if (
             link is not None
             and link.is_open
-            and not (self._succession.holding and link is self._succession.serving)
+            and (call.bound or not (self._succession.holding and link is self._succession.serving))
         ):
             self.calls.send(call, link)
             if method == "tools/call" and params.name not in self.listing.tools:
@@ -174,13 +197,15 @@ class Relay:
 
     def _bound_link(self, call: Call, params: Params) -> Link | None:
         """The child that minted the state or task which this request names, while it lives."""
-        bound = self._bound.get(params.request_state or params.task_id or "")
-        if bound is not None and bound in self._links:
-            return self._links[bound]
-        if bound is not None and params.request_state is not None:
-            advice = "The MCP server that asked for more input was replaced: send it without `requestState`."
-            self.calls.fail_replaced(call, advice)
-        return self._succession.serving
+        bound = self._bound.get(params.request_state or params.task_id or "", 0)
+        link = self._links.get(bound)
+        if link is not None and link.is_drained:
+            link = None
+        if bound and params.request_state is not None:
+            call.bound = bound
+            if link is None:
+                self.calls.fail_bound(call)
+        return link or self._succession.serving
 
     def _answers_itself(self, call: Call, params: Params) -> bool:
         """Note what this request says of the session; answer it here if it is not for the child."""
@@ -195,44 +220,30 @@ class Relay:
                 self.opening.client_requests(decode_message(call.frame).params)
             case "logging/setLevel":
                 call.subject = params.level
-                self._repeat_setting(call, "level")
                 if capabilities is not None and "logging" not in capabilities:
-                    self._standing.note(call)
+                    self._set(call)
                     answer = Raw(b"{}")
-            case "resources/subscribe" | "resources/unsubscribe":
-                call.subject = params.uri
-                self._repeat_setting(call, "uri")
-            case "resources/read":
+            case "resources/subscribe" | "resources/unsubscribe" | "resources/read":
                 call.subject = params.uri
             case method if method in LIST_KINDS:
                 call.first_page = params.cursor is None
                 if not call.first_page:
                     call.loss = Loss.ERROR
                 elif method == "tools/list" and capabilities is not None and "tools" not in capabilities:
-                    answer = self.listing.from_memory(self.opening.era)
+                    answer = self.listing.without_child(self.opening.era)
             case _:
                 pass
         if answer is not None:
             self.output.client.append(encode_result(call.id, answer))
         return answer is not None
 
-    def _repeat_setting(self, call: Call, name: str) -> None:
-        """During an overlap, what the client sets holds for all children."""
+    def _set(self, call: Call) -> None:
+        """What the client has set at one child holds for all, those that are open now and those to come."""
+        self._standing.note(call)
+        name = "level" if call.method == "logging/setLevel" else "uri"
         for link in self._links.values():
-            if link is not self._succession.serving and link.is_open:
+            if link.generation != call.generation and link.is_open:
                 self._takeover.repeat(link, call.method, {name: call.subject})
-
-    def _call_own(self, call: Call) -> None:
-        params = decode_message(call.frame).params
-        if self.opening.era is Era.MODERN and not has_envelope(params):
-            text = "the request lacks the protocol version or the client's capabilities in `params._meta`"
-            self.output.client.append(encode_error(call.id, INVALID_PARAMS, text))
-            return
-        call.generation = OURS
-        self._table[call.id] = call
-        arguments = decode_object(params).get("arguments", Raw())
-        asked = ToolCall(call.id, call.subject or "", arguments, call.progress_token)
-        self.output.effects.append(ToolCalled(asked))
 
     def _client_notifies(self, method: str, params: Params, line: bytes) -> None:
         targets: list[Link] = []
@@ -240,7 +251,6 @@ class Relay:
             case "notifications/cancelled":
                 call = self.calls.cancel(params.request_id)
                 if call is not None:
-                    self._listens.end(call.id)
                     targets = [link for link in self._links.values() if link.generation == call.generation]
             case "notifications/progress":
                 answer = self._minted.client_progress(params.progress_token, line)
@@ -270,15 +280,29 @@ class Relay:
 
     def _bad_client_line(self, line: bytes, error: ProtocolError, now: float) -> None:
         batch = split_batch(line)
-        if batch:
-            for item in batch:
+        for item in batch or ():
+            if item.startswith(b"["):  # not split again: nested batches would nest our calls as deep
+                self._refuse_client_line(item, error)
+            else:
                 self.from_client([item], now)
-            return
+        if not batch:
+            self._refuse_client_line(line, error)
+
+    def _refuse_client_line(self, line: bytes, error: ProtocolError) -> None:
         scanner = IdScanner()
         scanner.feed(line)
-        code = PARSE_ERROR if scanner.id is None and batch is None else INVALID_REQUEST
+        is_batch = line.lstrip().startswith(b"[") and split_batch(line) is not None
+        code = PARSE_ERROR if scanner.id is None and not is_batch else INVALID_REQUEST
         text = f"the client's message cannot be carried: {error}"
-        self.output.client.append(encode_error(scanner.id, code, text))
+        self._refuse(scanner.id, code, text, is_answer=not scanner.is_request)
+
+    def _refuse(self, id_: RequestId | None, code: int, text: str, *, is_answer: bool) -> None:
+        """Answer the client's line with an error; where it was an answer, so does the child that waits."""
+        if is_answer and id_ is not None:
+            answer = self._minted.answer(id_, encode_error(id_, INTERNAL_ERROR, text))
+            if answer is not None:
+                self._to_generation(*answer)
+        self.output.client.append(encode_error(id_, code, text))
 
     # From a child
 
@@ -291,12 +315,12 @@ class Relay:
             self._health.heard(now)
         for frame in frames:
             if isinstance(frame, Oversized):
-                self._oversized(link, frame)
+                self._salvage.oversized(link, frame)
                 continue
             try:
                 head = read_head(frame)
             except ProtocolError as error:
-                self._bad_child_line(link, frame, error, now)
+                self._salvage.bad_line(link, frame, error, now)
                 continue
             if head.method is None:
                 self._child_answers(link, head, frame)
@@ -317,9 +341,11 @@ class Relay:
             if not link.is_ready:
                 self._opening_answered(link, call, line)
             if call.method in _NOTED:
-                line = self._note_answer(call, line)
+                line = self._note_answer(call, link, line)
             if result.request_state is not None or result.task is not None:
                 self._bind(result, link)
+        elif call.method in _SERVED_FOR:
+            line = self._serve_for(call, link, line)
         if call.subject in self.listing.gone:
             line = self.listing.tell_gone(call, line)
         self.output.client.append(line)
@@ -336,22 +362,32 @@ class Relay:
             self.opening.settle()
         self._succession.ready(link)
 
-    def _note_answer(self, call: Call, line: bytes) -> bytes:
+    def _note_answer(self, call: Call, link: Link, line: bytes) -> bytes:
         """Remember what this answer says of the session; the frame as the client gets it."""
         if call.method in _SETTING:
-            self._standing.note(call)
-            return line
-        if call.method == "subscriptions/listen":
-            self._listens.end(call.id)
+            self._set(call)
             return line
         result = decode_message(line).result
         if call.method in LIST_KINDS:
             page = self.listing.page(call.method, result, first=call.first_page, era=self.opening.era)
             if call.method == "tools/list" and (hidden := self.listing.hidden_names()):
                 self.output.log("info", f"mcpkeep's tools stand for the server's own {', '.join(hidden)}")
+            if link is not self._succession.serving:
+                self._succession.list_again((call.method,))
         else:
             page = self.opening.child_answers(result)
         return line if page is result else encode_result(call.id, page)
+
+    def _serve_for(self, call: Call, link: Link, line: bytes) -> bytes:
+        """A request that waited for this child, which cannot answer it: what we announced, we serve."""
+        if link.capabilities is None or _SERVED_FOR[call.method] in link.capabilities:
+            return line
+        if call.method == "logging/setLevel":
+            self._set(call)
+            return encode_result(call.id, Raw(b"{}"))
+        if not call.first_page:
+            return line
+        return encode_result(call.id, self.listing.without_child(self.opening.era))
 
     def _bind(self, result: Result, link: Link) -> None:
         """The client's next request about this belongs to the child that minted it."""
@@ -376,9 +412,8 @@ class Relay:
                 else:
                     self.output.effects.append(ChildRefused(link.generation, refusal))
             case Purpose.LIST:
-                change = self._takeover.listed(link, own, head, line)
-                if change is not None and link is self._succession.serving:
-                    self._tell_change(change)
+                if link is self._succession.serving:
+                    self._notices.tell_change(self._takeover.listed(link, own, head, line))
             case Purpose.STANDING | Purpose.HEALTH:
                 pass
             case _:
@@ -424,8 +459,8 @@ class Relay:
         call = self._table.get(id_) if id_ is not None else None
         if call is None or call.generation != link.generation:
             return
-        frame = self._listens.acknowledge(call, line)
-        self.output.client += [frame] if frame is not None else self._listens.updated(call.id)
+        frame = acknowledge(call, line)
+        self.output.client += [frame] if frame is not None else listens_updated(call)
 
     def _child_requests(self, link: Link, id_: RequestId, method: str, params: Params, line: bytes) -> None:
         if method == "ping":
@@ -435,105 +470,25 @@ class Relay:
         token = params.meta.progress_token
         self.output.client.append(self._minted.request(link.generation, line, id_, token))
 
-    def _oversized(self, link: Link, frame: Oversized) -> None:
-        what = f"a message of {frame.size} bytes, above `limits.max_message` = {self._settings.max_message}"
-        self.output.log("warning", f"the server wrote {what}; dropped")
-        call = self._table.get(frame.id) if frame.id is not None else None
-        if frame.is_request:
-            if frame.id is not None:
-                error = encode_error(frame.id, INVALID_REQUEST, f"mcpkeep does not carry {what}")
-                self.output.to_child(link, error)
-        elif call is not None and call.generation == link.generation:
-            self._replace_answer(link, call, Reason.TOO_LARGE, f"The answer to {call.method} is {what}.")
-        elif frame.id is None:
-            self.output.effects.append(ChildWedged(link.generation, f"it wrote {what}, whose id is lost"))
-        elif isinstance(frame.id, str) and frame.id in link.own:
-            if link.own.pop(frame.id).purpose is Purpose.OPEN:
-                self.output.effects.append(ChildRefused(link.generation, f"it answers with {what}"))
-
-    def _bad_child_line(self, link: Link, line: bytes, error: ProtocolError, now: float) -> None:
-        """Carry what can be read after all: a batch, or a message behind a BOM or a printed text."""
-        batch = split_batch(line)
-        if batch:
-            for item in batch:
-                self.from_child(link.generation, [item], now)
-            return
-        shown = f"the server wrote a line of {len(line)} bytes that is no message ({error}): {line[:200]!r}"
-        start = line.find(b'{"')
-        if start > 0 and b'"jsonrpc"' in line:
-            self.output.log("warning", f"{shown}; the message in it is carried")
-            self.from_child(link.generation, [line[start:]], now)
-            return
-        self.output.log("warning", shown)
-        scanner = IdScanner()
-        scanner.feed(line)
-        call = self._table.get(scanner.id) if scanner.id is not None and b'"jsonrpc"' in line else None
-        if call is not None and call.generation == link.generation and not scanner.is_request:
-            text = f"The MCP server's answer to {call.method} is not valid JSON-RPC ({error})."
-            self._replace_answer(link, call, Reason.INVALID, text)
-
-    def _replace_answer(self, link: Link, call: Call, reason: Reason, text: str) -> None:
-        self.calls.remove(call)
-        self.output.client.append(lost_error(call.id, reason, what=call.method, retryable=False, advice=text))
-        self._succession.check_drained(link)
-
     # From the child actor
 
     def order(self, order: RelayOrder, now: float) -> None:
         """What the child actor decided."""
         self._succession.order(order, now)
 
-    def _tell_change(self, change: ListingChange) -> None:
-        if self.opening.era is Era.LEGACY:
-            if change.kind.capability in self.opening.capabilities:
-                self.output.client.append(encode_notification(change.kind.changed))
-        else:
-            self.output.client += self._listens.changed(change.kind)
-        parts = [
-            f"{word} {', '.join(names)}"
-            for word, names in (
-                ("added", change.added),
-                ("removed", change.removed),
-                ("changed", change.changed),
-            )
-            if names
-        ]
-        self.notice(
-            "info", f"The MCP server's {change.kind.member} changed: {'; '.join(parts) or 'unknown how'}."
-        )
-
     # From ourselves
 
     def answer(self, id_: RequestId, result: ToolResult) -> None:
         """Our own tool has finished a call; nothing goes out where the client waits no longer."""
-        call = self._table.get(id_)
-        if call is not None and call.generation == OURS:
-            self.calls.remove(call)
-            modern = self.opening.era is Era.MODERN
-            self.output.client.append(encode_result(id_, encode_tool_result(result, modern=modern)))
+        self._own_calls.answer(id_, result)
 
     def progress(self, id_: RequestId, progress: float, total: float | None, text: str) -> None:
         """Our own tool is under way with a call; told where the client asked for progress."""
-        call = self._table.get(id_)
-        if call is not None and call.generation == OURS and call.progress_token is not None:
-            params: dict[str, object] = {"progressToken": call.progress_token, "progress": progress}
-            if total is not None:
-                params["total"] = total
-            params["message"] = text
-            self.output.client.append(encode_notification("notifications/progress", params))
+        self._own_calls.progress(id_, progress, total, text)
 
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
-        match self.opening.era:
-            case Era.LEGACY if self.opening.initialized:
-                wanted = [self._standing.level or "info"]
-            case Era.MODERN:
-                wanted = self.calls.log_level_asked()
-            case _:
-                wanted = []
-        if any(name in LOG_LEVELS and LOG_LEVELS.index(level) >= LOG_LEVELS.index(name) for name in wanted):
-            params = {"level": level, "logger": "mcpkeep", "data": text}
-            self.output.client.append(encode_notification("notifications/message", params))
+        self._notices.tell(level, text)
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""

@@ -4,8 +4,8 @@ import enum
 
 import msgspec
 
-from mcpkeep.protocol.jsonrpc import INTERNAL_ERROR, RequestId, encode_error
-from mcpkeep.protocol.mcp import Loss
+from mcpkeep.protocol.relay.jsonrpc import INTERNAL_ERROR, JsonObject, RequestId, encode_error
+from mcpkeep.protocol.relay.mcp import Loss
 from mcpkeep.protocol.switch import Exit, describe_exit
 
 __all__ = ["HELD", "OURS", "Call", "Reason", "Verdict", "lost_error", "verdict_on"]
@@ -38,21 +38,26 @@ class Call(msgspec.Struct, gc=False):
     """When the client asked, in seconds."""
     subject: str | None = None
     """The tool, URI or level it is about."""
-    is_task: bool = False
-    log_level: str | None = None
-    """From which level on this request wants log notices (modern)."""
-    progress_token: RequestId | None = None
     generation: int = NEW
     """The child that has it; or NEW, HELD while it waits for one, OURS where one of our own tools has it."""
     end: int = 0
     """Where it ends in the bytes sent to that child: beyond what the kernel took, it never arrived whole."""
     asked_before: int = 0
     """How many requests of its own the child had issued before it got this one."""
+    attempts: int = 0
+    """How often a child has got it."""
+    is_task: bool = False
+    log_level: str | None = None
+    """From which level on this request wants log notices (modern)."""
+    progress_token: RequestId | None = None
     held_since: float = 0.0
     progressed: bool = False
-    attempts: int = 0
     first_page: bool = False
     """It lists without a cursor."""
+    honoured: JsonObject | None = None
+    """What the acknowledgement of this `subscriptions/listen` promised the client; None until it has one."""
+    bound: int = 0
+    """The only child that can answer it, having minted the `requestState` it carries; 0 for none."""
 
 
 class Verdict(enum.Enum):

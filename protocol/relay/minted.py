@@ -1,13 +1,14 @@
 """Ids and progress tokens that a child mints towards the client, kept apart by generation.
 
-A new child counts from the start again, so a late answer to the old one's request 3 would hit the new one's.
-The client therefore sees ids of ours; non-numeric strings, since both SDKs take `"5"` and `5` for one another.
+A new child counts from the start again, so a late answer to the old one's request 3 would hit the new
+one's. The client therefore sees ids of ours; non-numeric strings, since both SDKs take `"5"` and `5` for
+one another.
 """
 
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import RequestId, decode_object, encode_object
+from mcpkeep.protocol.relay.jsonrpc import RequestId, decode_object, encode_object
 
 __all__ = ["Minted"]
 

@@ -1,22 +1,23 @@
-"""Bringing a child to where the client's session stands, and learning what it offers, by requests of our own."""
+"""Bringing a child to where the client's session stands, and learning what it offers, by our own requests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
-from mcpkeep.protocol.head import Head
-from mcpkeep.protocol.jsonrpc import decode_message, encode_notification, encode_request
-from mcpkeep.protocol.link import Link, OwnRequest, Purpose
-from mcpkeep.protocol.listing import Listing, ListingChange
-from mcpkeep.protocol.mcp import LIST_KINDS, Era
-from mcpkeep.protocol.opening import Opening, capabilities_of
-from mcpkeep.protocol.output import Output
-from mcpkeep.protocol.standing import Standing
+from mcpkeep.protocol.relay.head import Head
+from mcpkeep.protocol.relay.jsonrpc import decode_message, encode_notification, encode_request
+from mcpkeep.protocol.relay.link import Link, OwnRequest, Purpose
+from mcpkeep.protocol.relay.listing import Listing, ListingChange
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era
+from mcpkeep.protocol.relay.opening import Opening, capabilities_of
+from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.standing import Standing
 
 __all__ = ["Takeover"]
 
 _MAX_PAGES = 100
-"""A list with more pages than this is taken as changed: a server that never ends one must not keep us asking."""
+"""A list with more pages is taken as changed: a server that never ends one must not keep us asking."""
 
 
 class Takeover:
@@ -31,10 +32,9 @@ class Takeover:
         self._standing = standing
         self._prefix = prefix
         self._asked = 0
-        self._pages: dict[tuple[int, str], int] = {}
 
     def open(self, link: Link) -> None:
-        """Begin with a new child: in the client's own era, since a child is locked to that of its first request.
+        """Begin with a new child in the client's own era: it is locked to that of its first request.
 
         A modern child is open at once, since each request carries all it needs. A legacy one is open once it
         has answered the replayed `initialize`; before the client has an answer to its own, that one goes out
@@ -50,8 +50,9 @@ class Takeover:
 
     def opened(self, link: Link, head: Head, line: bytes) -> str | None:
         """The child has answered our opening request: bring it level. Why it cannot take over, or None."""
-        if head.error is not UNSET:
-            return f"it answers the opening request with the error {bytes(head.error).decode()}"
+        if head.result is None:
+            error = bytes(head.error)[:500] if head.error is not UNSET else b""
+            return f"it answers the opening request with the error {error.decode(errors='replace')}"
         result = decode_message(line).result
         if (refusal := self._opening.refusal_of(result)) is not None:
             return refusal
@@ -66,31 +67,49 @@ class Takeover:
 
     def repeat(self, link: Link, method: str, params: Mapping[str, object]) -> None:
         """Tell a second child what the client has just set at the first."""
+        if (
+            method == "logging/setLevel"
+            and link.capabilities is not None
+            and "logging" not in link.capabilities
+        ):
+            return
         self._ask(link, Purpose.STANDING, method, self._opening.own_params(params))
 
-    def list_again(self, link: Link) -> None:
-        """Ask for all lists that the client was given, to compare."""
-        for method in self._listing.given_methods():
+    def list_again(self, link: Link, methods: Iterable[str]) -> list[ListingChange]:
+        """Ask for lists that the client was given, to compare; what changed where the child has none."""
+        changes: list[ListingChange] = []
+        for method in methods:
             kind = LIST_KINDS[method]
             if link.capabilities is None or kind.capability in link.capabilities:
-                self._ask_list(link, method, compare=True)
+                asked = next((id_ for id_, own in link.own.items() if own.lists(method)), None)
+                if asked is None:
+                    self._ask_list(link, method, compare=True)
+                else:
+                    link.own[asked] = replace(link.own[asked], compare=True)
+                continue
+            self._listing.fresh_page(method, Raw(b"{}"), first=True)
+            if (change := self._listing.compare(method)) is not None:
+                changes.append(change)
+        return changes
 
     def learn_tools(self, link: Link) -> None:
         """Ask for the tools once, so that their annotations are known."""
         if link.capabilities is not None and "tools" in link.capabilities:
-            asked = any(own.method == "tools/list" for own in link.own.values())
-            if not asked and (link.generation, "tools/list") not in self._pages:
+            asked = any(own.lists("tools/list") for own in link.own.values())
+            if not asked and "tools/list" not in link.pages:
                 self._ask_list(link, "tools/list", compare=False)
 
     def listed(self, link: Link, own: OwnRequest, head: Head, line: bytes) -> ListingChange | None:
         """One page of our own listing has come: ask for the next, or tell what changed."""
-        page = self._pages.get((link.generation, own.method), 0) + 1
-        if own.first_page:
-            page = 1
-        self._pages[link.generation, own.method] = page
-        result = decode_message(line).result if head.error is UNSET else Raw(b"{}")
-        cursor = self._listing.fresh_page(own.method, result, first=own.first_page)
-        if cursor is not None and page < _MAX_PAGES:
+        page = 1 if own.first_page else link.pages.get(own.method, 0) + 1
+        link.pages[own.method] = page
+        cursor: str | None = None
+        if head.result is not None and page <= _MAX_PAGES:
+            result = decode_message(line).result
+            cursor = self._listing.fresh_page(own.method, result, first=own.first_page)
+        elif own.compare:
+            return self._listing.unknown(own.method)
+        if cursor is not None:
             self._ask_list(link, own.method, compare=own.compare, cursor=cursor)
             return None
         return self._listing.compare(own.method) if own.compare else None
@@ -103,9 +122,6 @@ class Takeover:
         if confirm:
             method = next((m for m, kind in LIST_KINDS.items() if kind.capability in capabilities), first)
         self._ask(link, Purpose.HEALTH, method, self._opening.own_params())
-
-    def forget(self, generation: int) -> None:
-        self._pages = {key: page for key, page in self._pages.items() if key[0] != generation}
 
     def _ask_list(self, link: Link, method: str, *, compare: bool, cursor: str | None = None) -> None:
         params = self._opening.own_params({"cursor": cursor} if cursor is not None else None)

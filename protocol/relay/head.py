@@ -6,8 +6,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType, field
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.jsonrpc import MAX_DEPTH, RequestId, check_text, decode_message
-from mcpkeep.protocol.mcp import LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID
+from mcpkeep.protocol.relay.jsonrpc import MAX_DEPTH, RequestId, check_text, decode_message
+from mcpkeep.protocol.relay.mcp import LOG_LEVEL, PROTOCOL_VERSION, SUBSCRIPTION_ID
 
 __all__ = ["NO_META", "Head", "Meta", "Params", "Result", "TaskHandle", "read_head"]
 
@@ -58,7 +58,7 @@ class Head(msgspec.Struct, gc=False):
     """One message of either direction: a request, a notification or a response."""
 
     jsonrpc: Literal["2.0"]
-    id: int | str | None | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
     method: str | None = None
     params: Params = _NO_PARAMS
     result: Result | None = None

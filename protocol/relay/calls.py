@@ -5,16 +5,19 @@ A call stands here from its arrival to its answer, in order of arrival.
 
 from collections.abc import Iterator
 
-from mcpkeep.protocol.call import HELD, OURS, Call, Reason, Verdict, lost_error, verdict_on
-from mcpkeep.protocol.jsonrpc import RequestId, encode_result
-from mcpkeep.protocol.link import Link
-from mcpkeep.protocol.listing import Listing
-from mcpkeep.protocol.mcp import Loss
-from mcpkeep.protocol.opening import Opening
-from mcpkeep.protocol.output import Output, ToolCancelled
+from mcpkeep.protocol.relay.call import HELD, OURS, Call, Reason, Verdict, lost_error, verdict_on
+from mcpkeep.protocol.relay.jsonrpc import RequestId, encode_result
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import Loss
+from mcpkeep.protocol.relay.opening import Opening
+from mcpkeep.protocol.relay.output import Output, ToolCancelled
 from mcpkeep.protocol.switch import ChildExited, Exit
 
 __all__ = ["Calls"]
+
+_SHOWN = 200
+"""Characters of a tool's name or of a URI that an error repeats."""
 
 
 class Calls:
@@ -42,13 +45,20 @@ class Calls:
         if call.generation == HELD:
             self.held_bytes -= len(call.frame)
         self._out.to_child(link, call.frame)
-        call.generation, call.end, call.asked_before = link.generation, link.sent, link.asked
+        call.generation = link.generation
+        call.end = link.sent
+        call.asked_before = link.asked
         call.attempts += 1
 
     def hold(self, call: Call, now: float) -> None:
         """Let the call wait for a child."""
         call.generation, call.held_since = HELD, now
         self.held_bytes += len(call.frame)
+
+    def hold_anew(self, now: float) -> None:
+        """What a planned replacement held waits for the next child from `now` on."""
+        for call in self.held():
+            call.held_since = now
 
     def release(self, link: Link) -> None:
         """Hand all that is held to `link`, oldest first."""
@@ -81,7 +91,9 @@ class Calls:
                 child_had_asked=link.asked > call.asked_before,
                 may_be_killer=may_be_killer,
             )
-            if verdict is Verdict.HOLD:
+            if verdict is Verdict.HOLD and call.bound:
+                self.fail_bound(call)
+            elif verdict is Verdict.HOLD:
                 if call.end > exited.accepted:
                     call.attempts -= 1
                 self.hold(call, now)
@@ -95,7 +107,7 @@ class Calls:
                 self.fail_unavailable(
                     call,
                     exit_,
-                    f"The MCP server is not up: {call.method} waited {limit:g} s for it and was never sent. "
+                    f"The MCP server is not up: {call.method} waited {limit:g} s for it in vain. "
                     "Try again later; the tool `mcpkeep` with the action `status` or `logs` shows why, "
                     "and `restart` starts it anew.",
                 )
@@ -112,8 +124,9 @@ class Calls:
         else:
             self._fail(call, Reason.UNAVAILABLE, exit_, detail)
 
-    def fail_replaced(self, call: Call, advice: str) -> None:
-        """Answer a call that only a child of the past could have answered."""
+    def fail_bound(self, call: Call) -> None:
+        """Answer a call with a `requestState` that only a child of the past could have read."""
+        advice = "The MCP server that asked for more input was replaced: send it without `requestState`."
         self._fail(call, Reason.REPLACED, None, advice)
 
     def cancel(self, id_: RequestId | None) -> Call | None:
@@ -133,7 +146,7 @@ class Calls:
     def _fail(self, call: Call, reason: Reason, exit_: Exit | None, detail: str | None = None) -> None:
         self.remove(call)
         safe = call.loss in (Loss.RETRY, Loss.RESEND) or self._listing.is_harmless(call.subject)
-        what = f"{call.method} {call.subject!r}" if call.subject else call.method
+        what = f"{call.method} {call.subject[:_SHOWN]!r}" if call.subject else call.method
         self._out.client.append(
             lost_error(
                 call.id,

@@ -11,6 +11,9 @@ import msgspec
 
 __all__ = ["Frame", "IdScanner", "LineSplitter", "Oversized"]
 
+_LOOSE_PARTS = 1024
+"""Parts of a line kept apart; more are joined, since parts of a few bytes take 20 times their size."""
+
 
 class Oversized(msgspec.Struct, frozen=True):
     """A line above the limit, dropped while it arrived."""
@@ -36,13 +39,15 @@ class LineSplitter:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
+        self._joined = 0
+        """How many of the parts, from the first, are many small ones made one."""
         self._length = 0
         self._scanner: IdScanner | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
         """The lines that `data` completes."""
         if not self._length and data.find(b"\n") == len(data) - 1 and 1 < len(data) <= self._limit:
-            return [data] if data[-2] != 13 else self._finished(data)
+            return [data] if data[-2] > 32 else self._finished(data)
         frames: list[Frame] = []
         start = 0
         while (end := data.find(b"\n", start) + 1) > 0:
@@ -67,8 +72,12 @@ class LineSplitter:
             for kept in self._parts:
                 self._scanner.feed(kept)
             self._parts.clear()
+            self._joined = 0
         if self._scanner is None:
             self._parts.append(part)
+            if len(self._parts) - self._joined > _LOOSE_PARTS:
+                self._parts[self._joined :] = [b"".join(self._parts[self._joined :])]
+                self._joined += 1
         else:
             self._scanner.feed(part)
 
@@ -78,6 +87,7 @@ class LineSplitter:
             return [Oversized(size=length - 1, id=scanner.id, is_request=scanner.is_request)]
         line = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
+        self._joined = 0
         return self._finished(line)
 
     @staticmethod
@@ -171,7 +181,7 @@ class IdScanner:
         if self._reading == "value" and self._key == b'"id"':
             try:
                 self.id = msgspec.json.decode(bytes(self._token), type=int | str)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 self.id = None
         self._token.clear()
         self._key = None

@@ -1,6 +1,6 @@
-"""What the client has set once for the whole session, and a new child has to be told: log level, subscriptions."""
+"""What the client has set for the whole session, and each new child is told: log level, subscriptions."""
 
-from mcpkeep.protocol.call import Call
+from mcpkeep.protocol.relay.call import Call
 
 __all__ = ["Standing"]
 

@@ -1,16 +1,13 @@
 """Our own tools as the client sees them: what stands in `tools/list`, and what a call answers."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import msgspec
 from msgspec import Raw
 
-from mcpkeep.protocol.jsonrpc import RequestId
+from mcpkeep.protocol.relay.jsonrpc import RequestId
 
 __all__ = ["OwnTool", "ToolCall", "ToolCalled", "ToolResult", "encode_tool", "encode_tool_result"]
-
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
 
 
 class OwnTool(msgspec.Struct, frozen=True):

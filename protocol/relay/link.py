@@ -25,6 +25,10 @@ class OwnRequest(msgspec.Struct, frozen=True):
     first_page: bool = True
     compare: bool = False
 
+    def lists(self, method: str) -> bool:
+        """Whether it asks for this list, so that another such request beside it would mix their pages."""
+        return self.purpose is Purpose.LIST and self.method == method
+
 
 class Link(msgspec.Struct):
     """The relay's end of one child."""
@@ -39,10 +43,14 @@ class Link(msgspec.Struct):
     """The child actor knows that nothing is in flight here."""
     is_fresh: bool = True
     """Nothing was asked of it yet."""
+    is_wedged: bool = False
+    """The child actor knows that it cannot be used."""
     sent: int = 0
     """Bytes sent to it."""
     asked: int = 0
     """Requests it has issued to the client."""
     own: dict[str, OwnRequest] = msgspec.field(default_factory=dict[str, OwnRequest])
+    pages: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """By method, how many pages of our own listing have come."""
     capabilities: frozenset[str] | None = None
     """As it announced them itself; None until it has."""

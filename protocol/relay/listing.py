@@ -1,19 +1,20 @@
 """The lists a server offers: ours merged in, what the client was last given, and what a new child changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Raw, field
 
-from mcpkeep.protocol.call import Call
-from mcpkeep.protocol.jsonrpc import JsonObject, decode_object, encode_object
-from mcpkeep.protocol.mcp import LIST_KINDS, Era, ListKind
-from mcpkeep.protocol.opening import UNCACHED
-from mcpkeep.protocol.tools import OwnTool, encode_tool
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.jsonrpc import JsonObject, decode_object, decode_text, encode_object
+from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era, ListKind
+from mcpkeep.protocol.relay.opening import UNCACHED
+from mcpkeep.protocol.relay.tools import OwnTool, encode_tool
 
 __all__ = ["Listing", "ListingChange", "ToolAnnotations"]
 
 _NO_ITEMS = Raw(b"[]")
+_NULL = Raw(b"null")
 
 
 class ToolAnnotations(msgspec.Struct, frozen=True):
@@ -40,7 +41,8 @@ class ListingChange(msgspec.Struct, frozen=True):
 class _Given(msgspec.Struct):
     """One list as the client knows it."""
 
-    items: list[bytes]
+    items: dict[bytes, None]
+    """Each once, however often the client asks for the same page."""
     complete: bool
 
 
@@ -82,11 +84,11 @@ class Listing:
         kind = LIST_KINDS[method]
         members = decode_object(result)
         items = self._child_items(kind, members, first=first)
-        given = self._given.setdefault(method, _Given([], False))
+        given = self._given.setdefault(method, _Given({}, False))
         if first:
             given.items.clear()
-        given.items += map(_canonical, items)
-        given.complete = "nextCursor" not in members
+        given.items |= dict.fromkeys(map(_canonical, items))
+        given.complete = members.get("nextCursor", _NULL) == _NULL
         if kind.member == "tools":
             if first:
                 items += self._own_items()
@@ -99,24 +101,31 @@ class Listing:
 
     def from_memory(self, era: Era) -> Raw:
         """`tools/list` while no child can answer it: what was last given, and our own."""
-        known = self._given.get("tools/list")
-        items = [Raw(item) for item in known.items] if known else []
+        known = self._given.setdefault("tools/list", _Given({}, False))
+        items = [Raw(item) for item in known.items]
         members: JsonObject = {"tools": Raw(msgspec.json.encode(items + self._own_items()))}
         if era is Era.MODERN:
             members |= {**UNCACHED, "resultType": Raw(b'"complete"')}
         return encode_object(members)
+
+    def without_child(self, era: Era) -> Raw:
+        """`tools/list` while a child serves that has no tools at all."""
+        result = b'{"resultType":"complete"}' if era is Era.MODERN else b"{}"
+        return self.page("tools/list", Raw(result), first=True, era=era)
 
     def fresh_page(self, method: str, result: Raw, *, first: bool) -> str | None:
         """Take in one page of a list that we asked for ourselves; the cursor of the next one, if any."""
         members = decode_object(result)
         if first:
             self._fresh[method] = []
-        self._fresh[method] += self._child_items(LIST_KINDS[method], members, first=first)
-        try:
-            cursor = msgspec.json.decode(members.get("nextCursor", b"null"), type=str | None)
-        except msgspec.DecodeError:
-            cursor = None
-        return cursor
+        items = self._child_items(LIST_KINDS[method], members, first=first)
+        self._fresh.setdefault(method, []).extend(items)
+        return decode_text(members.get("nextCursor"))
+
+    def unknown(self, method: str) -> ListingChange:
+        """What to tell of a list that could not be fetched for comparison."""
+        self._fresh.pop(method, None)
+        return ListingChange(LIST_KINDS[method])
 
     def compare(self, method: str) -> ListingChange | None:
         """Compare the list just fetched with what the client was last given; None where nothing differs."""
@@ -143,25 +152,24 @@ class Listing:
         """Add to the answer of a call whose tool went away that it did, unless the answer is a success."""
         text = f"The MCP server was replaced and no longer offers {call.subject!r}; ask for tools/list again."
         members = decode_object(line)
+        if call.method != "tools/call":
+            return line
         if "error" in members:
             error = decode_object(members["error"])
-            message = msgspec.json.decode(error.get("message", b'""'))
-            members["error"] = encode_object({**error, "message": f"{message} {text}"})
+            message = decode_text(error.get("message")) or ""
+            members["error"] = encode_object({**error, "message": f"{message} {text}".lstrip()})
         else:
             result = decode_object(members["result"])
             if result.get("isError") != Raw(b"true"):
                 return line
-            content = msgspec.json.decode(result.get("content", b"[]"), type=list[Raw])
+            content = _items_of(result, "content")
             added = [*content, {"type": "text", "text": text}]
             members["result"] = encode_object({**result, "content": added})
         self.gone.pop(call.subject or "", None)
         return bytes(encode_object(members)) + b"\n"
 
     def _child_items(self, kind: ListKind, members: JsonObject, *, first: bool) -> list[Raw]:
-        try:
-            items = _decode_items(members.get(kind.member, _NO_ITEMS))
-        except msgspec.DecodeError:
-            items = []
+        items = _items_of(members, kind.member)
         if kind.member != "tools":
             return items
         if first:
@@ -189,15 +197,26 @@ class Listing:
         return [encode_tool(tool) for tool in self.own.values()]
 
 
+def _items_of(members: JsonObject, name: str) -> list[Raw]:
+    """The array under `name`; empty for what is absent or no array."""
+    try:
+        return _decode_items(members.get(name, _NO_ITEMS))
+    except msgspec.DecodeError:
+        return []
+
+
 def _canonical(item: Raw) -> bytes:
-    return msgspec.json.encode(msgspec.json.decode(item), order="sorted")
+    try:
+        return msgspec.json.encode(msgspec.json.decode(item), order="sorted")
+    except msgspec.DecodeError:  # JSON holds numbers that no float does, such as 1e400
+        return bytes(item)
 
 
-def _by_name(items: "map[bytes] | list[bytes]") -> dict[str, bytes]:
+def _by_name(items: Iterable[bytes]) -> dict[str, bytes]:
     """Each item under what identifies it: its URI where it has one, else its name."""
     named: dict[str, bytes] = {}
     for item in items:
         members = decode_object(item)
-        key = members.get("uri") or members.get("uriTemplate") or members.get("name") or Raw(item)
-        named[bytes(key).decode().strip('"')] = item
+        keys = map(decode_text, map(members.get, ("uri", "uriTemplate", "name")))
+        named[next(filter(None, keys), item.decode())] = item
     return named

@@ -11,9 +11,9 @@ import msgspec
 __all__ = [
     "CLIENT_CAPABILITIES",
     "LIST_KINDS",
-    "LOSS",
     "LOG_LEVEL",
     "LOG_LEVELS",
+    "LOSS",
     "PROTOCOL_VERSION",
     "SUBSCRIPTION_ID",
     "Era",
@@ -44,7 +44,7 @@ class Loss(enum.Enum):
     RETRY = "retry"
     """Sent once more to the next child: reading, or setting what is already remembered."""
     RESEND = "resend"
-    """Sent to every next child until answered: the request that opens the session, a standing subscription."""
+    """Sent to every next child until answered: what opens the session, a standing subscription."""
     CALL = "call"
     """A tool call: retried only where its annotations permit it."""
     ERROR = "error"

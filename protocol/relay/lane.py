@@ -1,0 +1,116 @@
+"""The shortest way through the relay: plain tool calls to the child that serves, and their answers back.
+
+Nothing here is a rule of its own. It does what the relay does with such frames, without the questions whose
+answers are known while one child serves, is ready, and nothing is being replaced.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from mcpkeep.protocol.errors import ProtocolError
+from mcpkeep.protocol.relay.call import Call
+from mcpkeep.protocol.relay.framing import Frame
+from mcpkeep.protocol.relay.head import NO_META, read_head
+from mcpkeep.protocol.relay.health import Health
+from mcpkeep.protocol.relay.jsonrpc import RequestId
+from mcpkeep.protocol.relay.link import Link
+from mcpkeep.protocol.relay.listing import Listing
+from mcpkeep.protocol.relay.mcp import Era, Loss
+from mcpkeep.protocol.relay.opening import Opening
+
+__all__ = ["Lane"]
+
+_LONGEST = 32 * 1024
+"""Bytes; what takes longer to move than to look at twice gains nothing here."""
+
+
+class Lane:
+    """Open while `link` is set; whoever decides which child serves sets it."""
+
+    def __init__(
+        self, table: dict[RequestId, Call], *, listing: Listing, opening: Opening, health: Health
+    ) -> None:
+        self.link: Link | None = None
+        self._table = table
+        self._listing = listing
+        self._opening = opening
+        self._health = health
+
+    def calls(self, frames: Sequence[Frame], now: float) -> list[bytes]:
+        """The client's first frames as far as they are plain calls: noted as sent, for `link`."""
+        link, table, tools = self.link, self._table, self._listing.tools
+        passed: list[bytes] = []
+        if link is None:
+            return passed
+        for frame in frames:
+            if not isinstance(frame, bytes) or len(frame) > _LONGEST:
+                break
+            try:
+                head = read_head(frame)
+            except ProtocolError:
+                break
+            id_, params = head.id, head.params
+            meta = params.meta
+            if (
+                head.method != "tools/call"
+                or params.name not in tools
+                or not isinstance(id_, int)
+                or id_ in table
+                or params.task is not UNSET
+                or params.request_state is not None
+                or (meta.protocol_version is not None and self._opening.era is not Era.MODERN)
+            ):
+                break
+            link.sent += len(frame)
+            # In the order of its fields: with keywords it takes twice as long.
+            table[id_] = call = Call(
+                id_,
+                "tools/call",
+                frame,
+                Loss.CALL,
+                now,
+                params.name,
+                link.generation,
+                link.sent,
+                link.asked,
+                1,
+            )
+            if meta is not NO_META:
+                call.progress_token, call.log_level = meta.progress_token, meta.log_level
+            passed.append(frame)
+        if passed:
+            self._health.used(now)
+        return passed
+
+    def answers(self, generation: int, frames: Sequence[Frame], now: float) -> list[bytes]:
+        """The child's first frames as far as they are plain answers: noted as given, for the client."""
+        link, table, gone = self.link, self._table, self._listing.gone
+        passed: list[bytes] = []
+        if link is None or link.generation != generation:
+            return passed
+        for frame in frames:
+            if not isinstance(frame, bytes) or len(frame) > _LONGEST:
+                break
+            try:
+                head = read_head(frame)
+            except ProtocolError:
+                break
+            call = table.get(head.id)  # type: ignore[arg-type]  # what is no id is no key
+            result = head.result
+            if (
+                call is None
+                or head.method is not None
+                or call.generation != generation
+                or call.loss is not Loss.CALL
+                or result is None
+                or result.request_state is not None
+                or result.task is not None
+                or call.subject in gone
+            ):
+                break
+            del table[call.id]
+            passed.append(frame)
+        if passed:
+            self._health.heard(now)
+        return passed
