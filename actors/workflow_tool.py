@@ -116,6 +116,8 @@ class WorkflowTool:
 
     async def load(self) -> None:
         """Read what the disk holds, once. Calls do so themselves; a start need not wait for it."""
+        if self._loaded:
+            return
         async with self._loading:
             if not self._loaded:
                 await self._sessions.load()

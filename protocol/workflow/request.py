@@ -197,9 +197,10 @@ class Kinds:
 
     def __init__(self, kinds: Iterable[type[Request]]) -> None:
         self.by_action: Mapping[str, type[Request]] = {action_of(kind): kind for kind in kinds}
-        fields = [msgspec.structs.fields(kind) for kind in self.by_action.values()]
+        # Asked once: msgspec reads the annotations anew each time.
+        self.fields = {kind: msgspec.structs.fields(kind) for kind in self.by_action.values()}
         self.arguments: Mapping[str, msgspec.structs.FieldInfo] = {
-            field.name: field for own in fields for field in own
+            field.name: field for own in self.fields.values() for field in own
         }
 
 
@@ -223,7 +224,7 @@ def parse_request(arguments: bytes, kinds: Kinds) -> Request:
     _check_names([name for name in given if name not in kinds.arguments], sorted(kinds.arguments))
     values: dict[str, object] = {}
     missing: list[str] = []
-    for field in msgspec.structs.fields(kind):
+    for field in kinds.fields[kind]:
         if field.name in given:
             values[field.name] = _value(field, bytes(given[field.name]))
         elif field.required:

@@ -87,8 +87,8 @@ def workflow_calls_table(*, rounds: int) -> Table:
         make_workflow(workspace, "two", phases=6)
         caller = Caller(workspace)
         try:
-            rows = list(_calls(caller, rounds))
             disk = fsync_seconds(workspace, rounds)
+            rows = list(_calls(caller, rounds, 0.005 + 2 * max(0.0, percentile(disk, 0.5) - 0.001)))
             facts = caller.timed("mcpkeep", {"action": "status"})[1]["workflows"]["definitions"]
         finally:
             caller.line.close()
@@ -102,7 +102,8 @@ def workflow_calls_table(*, rounds: int) -> Table:
             f"definitions came from the cache in {facts['hit_rate']:.1%} of {facts['hits'] + facts['misses']} "
             "questions",
             "to reach: reads under 2 ms above the relay's own round trip; changes under 5 ms p50 where an fsync "
-            "takes 1 ms; 64 sessions at once faster than one after the other, p99 under 100 ms",
+            "takes 1 ms (more by what two slower ones take); 64 sessions at once faster than one after the "
+            "other, p99 under 100 ms",
         ),
     )
 
@@ -112,7 +113,7 @@ def _row(name: str, seconds: list[float], *, reach: str = "", above: float | Non
     return name, *cells, "" if above is None else f"{above * 1e3:.2f}", reach
 
 
-def _calls(caller: Caller, rounds: int) -> Iterator[tuple[str, ...]]:
+def _calls(caller: Caller, rounds: int, change_limit: float) -> Iterator[tuple[str, ...]]:
     ids = [caller.workflow("start", **TARGET)[1]["session_id"] for _ in range(100)]
     relay = repeat(rounds, lambda: caller.timed("echo", {"text": "x" * 1000}))
     base = percentile(relay, 0.5)
@@ -138,7 +139,7 @@ def _calls(caller: Caller, rounds: int) -> Iterator[tuple[str, ...]]:
 
     for name, once in {"start": start, "complete_phase": complete}.items():
         seconds = repeat(rounds, once)
-        yield _row(name, seconds, reach="met" if percentile(seconds, 0.5) < 0.005 else "MISSED")
+        yield _row(name, seconds, reach="met" if percentile(seconds, 0.5) < change_limit else "MISSED")
     serial: list[float] = []
     together: list[float] = []
     latencies: list[float] = []
