@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,12 @@ def mcpkeep(server: Sequence[str], *options: str) -> list[str]:
     return [sys.executable, "-m", "mcpkeep.supervisor", "run", *options, "--", *server]
 
 
+def default_signals() -> None:
+    """Undo what a shell sets for a job in the background, which whoever runs the tests may be."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Client:
     """A running mcpkeep and a thread that reads all it says. Use it as a context manager: it ends by EOF."""
 
@@ -45,6 +52,7 @@ class Client:
         stdio: Literal["pipe", "socket", "pty"] = "pipe",
         preexec: Callable[[], None] | None = None,
     ) -> None:
+        """`preexec` runs in the new process; without one it begins with the signals' defaults."""
         self.said: list[Message] = []
         self.garbage: list[bytes] = []
         self.ended = False
@@ -60,7 +68,7 @@ class Client:
             cwd=cwd,
             env={**environment(), "HOME": str(cwd / "home"), **(env or {})},
             start_new_session=True,
-            preexec_fn=preexec,
+            preexec_fn=preexec or default_signals,
         )
         assert self.process.stderr is not None
         for fd in {child_in, child_out}:

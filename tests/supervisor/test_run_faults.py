@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -240,13 +241,18 @@ def wait_until_stuck(server: psutil.Process) -> None:
 # Imports
 
 
+BARE_PYTHON = [sys.executable, "-I", "-S"]
+"""Without what an editable install, or coverage, imports in every process."""
+FIND_PACKAGES = "import sys; sys.path[:0] = sys.argv.pop(1).split(':')"
+PACKAGES = ":".join(
+    (environment()["PYTHONPATH"], sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+)
+
+
 def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-X", "importtime", "-c"]
-    program = (
-        "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from mcpkeep.supervisor.app import cli; cli()"
-    )
-    path = environment()["PYTHONPATH"]
-    with Client([*command, program, path, "run", "--", *fast_command()], tmp_path) as client:
+    command = [*BARE_PYTHON, "-X", "importtime", "-c"]
+    program = f"{FIND_PACKAGES}; from mcpkeep.supervisor.app import cli; cli()"
+    with Client([*command, program, PACKAGES, "run", "--", *fast_command()], tmp_path) as client:
         client.initialize()
         assert text_of(client.call("echo", text="served")) == "served"
         client.keep("status")
@@ -262,8 +268,9 @@ def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
 
 def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) -> None:
     marker = "import os; os.write(2, b'spawned\\n')"
-    program = """if True:
-        import subprocess, sys
+    program = f"""if True:
+        {FIND_PACKAGES}
+        import subprocess
         class Popen(subprocess.Popen):
             def __init__(self, *arguments, **named):
                 print("spawned with", *sorted(sys.modules), file=sys.stderr)
@@ -273,7 +280,7 @@ def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) 
         cli()
     """
     ended = subprocess.run(
-        [sys.executable, "-c", program, "run", "--", sys.executable, "-c", marker],
+        [*BARE_PYTHON, "-c", program, PACKAGES, "run", "--", sys.executable, "-c", marker],
         cwd=tmp_path,
         env={**environment(), "HOME": str(tmp_path / "home")},
         stdin=subprocess.DEVNULL,
