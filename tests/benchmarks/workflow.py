@@ -99,11 +99,11 @@ def workflow_calls_table(*, rounds: int) -> Table:
         (
             f"one fsync on this disk: p50 {percentile(disk, 0.5) * 1e3:.2f} ms, "
             f"p99 {percentile(disk, 0.99) * 1e3:.2f} ms; a change makes two, of the file and of its folder",
-            f"definitions came from the cache in {facts['hit_rate']:.1%} of {facts['hits'] + facts['misses']} "
-            "questions",
-            "to reach: reads under 2 ms above the relay's own round trip; changes under 5 ms p50 where an fsync "
-            "takes 1 ms (more by what two slower ones take); 64 sessions at once faster than one after the "
-            "other, p99 under 100 ms",
+            f"definitions came from the cache in {facts['hit_rate']:.1%} "
+            f"of {facts['hits'] + facts['misses']} questions",
+            "to reach: reads under 2 ms above the relay's own round trip; changes under 5 ms p50 where "
+            "an fsync takes 1 ms (more by what two slower ones take); 64 sessions at once faster than one "
+            "after the other, p99 under 100 ms",
         ),
     )
 

@@ -169,6 +169,10 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         ),
         ("[watch]\npaths = 'src'", "2: [watch] paths must be an array of paths, not the string 'src'"),
         (
+            "[workflow]\nenabled = 'maybe'",
+            "2: [workflow] enabled must be true, false or \"auto\", not the string 'maybe'",
+        ),
+        (
             "[log]\nfile = 1979-05-27",
             "2: [log] file must be true, false or a path, not the date or time 1979-05-27",
         ),
@@ -294,6 +298,8 @@ def test_a_value_beyond_measure_can_still_be_described() -> None:
         ("watch.paths", "a:b", '["a", "b"]'),
         ("relay.overlay", "off", "false"),
         ("log.file", "x.log", '"x.log"'),
+        ("workflow.enabled", "auto", '"auto"'),
+        ("workflow.enabled", "yes", "true"),
     ],
 )
 def test_a_value_is_shown_as_it_would_stand_in_the_file(name: str, text: str, shown: str) -> None:
