@@ -193,6 +193,7 @@ class _Examined(msgspec.Struct, frozen=True):
     following: Phase | None
     following_content: PhaseContent | None
     last_phase: int
+    guarded: bool
 
 
 def _examine(shelf: Shelf, session: Session, number: int, evidence: Members) -> _Examined:
@@ -202,7 +203,8 @@ def _examine(shelf: Shelf, session: Session, number: int, evidence: Members) -> 
     verdict = judge(phase.gate, evidence)
     following = workflow.next_phase(number) if verdict.passed else None
     content = phase_content(following) if following is not None else None
-    return _Examined(verdict, following, content, workflow.phases[-1].number)
+    guarded = phase.gate is not None and phase.gate.enabled
+    return _Examined(verdict, following, content, workflow.phases[-1].number, guarded)
 
 
 async def _pass_or_refuse(
@@ -241,7 +243,8 @@ async def _pass_or_refuse(
         "next_phase_content": found.following_content,
         "workflow_complete": following is None,
         **({"override_reason": verdict.override_reason} if verdict.override_reason is not None else {}),
-        **({"warnings": verdict.warnings} if verdict.warnings else {}),
+        **({} if found.guarded else {"warning": verdict.warnings[0]}),
+        **({"warnings": verdict.warnings} if verdict.warnings and found.guarded else {}),
     }
 
 

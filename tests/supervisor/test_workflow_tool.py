@@ -610,7 +610,7 @@ async def test_an_edited_gate_counts_at_the_next_call(tool: Tool, workspace: Pat
     assert refused["missing_evidence"] == ["other"]
     gate.unlink()
     passed = await tool(action="complete_phase", session_id=session_id, phase=1, evidence=DONE)
-    assert passed["checkpoint_passed"] is True and "no gate" in passed["warnings"][0]
+    assert passed["checkpoint_passed"] is True and "no gate" in passed["warning"]
 
 
 async def test_a_bug_is_a_runtime_error_without_traceback_or_paths(workspace: Path) -> None:
