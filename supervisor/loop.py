@@ -18,6 +18,9 @@ __all__ = ["HotLoop", "new_loop"]
 Args = TypeVarTuple("Args")
 
 HotCallback = Callable[[], object]
+_EVENTS = 16
+"""Taken at once; the room for them is made anew for each wait."""
+
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLPRI
 _WRITE = select.POLLOUT | select.POLLHUP | select.POLLERR
 
@@ -54,7 +57,7 @@ class _HotSelector(selectors.DefaultSelector):
         until = time.monotonic() + wait if wait > 0 else None
         while True:
             turn = wait == 0
-            for fd, mask in self._epoll.poll(wait):
+            for fd, mask in self._epoll.poll(wait, _EVENTS):
                 if fd == self._inner:
                     turn = True
                     continue
