@@ -85,7 +85,8 @@ def watcher_of(process: psutil.Process) -> psutil.Process | None:
 
 def idle_table(*, cwd: Path, seconds: float) -> Table:
     """What mcpkeep and its watcher use while nobody calls."""
-    line = Line(mcpkeep_command(fast_command()), cwd=cwd)
+    # A server that was used is checked once when it falls quiet; that is over before the idling is measured.
+    line = Line(mcpkeep_command(fast_command()), cwd=cwd, env={"MCPKEEP_HEALTH_AFTER_IDLE": "1"})
     try:
         line.initialize()
         mcpkeep = psutil.Process(line.process.pid)
