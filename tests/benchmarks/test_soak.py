@@ -103,10 +103,6 @@ def test_a_relay_with_a_fault_is_found_out(tmp_path: Path, fault: str, said: str
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (Path(__file__).parents[2] / "supervisor" / "__main__.py").exists(),
-    reason="mcpkeep run is not there yet",
-)
 def test_two_hundred_kills_under_load_lose_double_leave_and_grow_nothing(tmp_path: Path) -> None:
     soak = run_soak(cwd=tmp_path, kills=200)
     assert violations(soak) == []

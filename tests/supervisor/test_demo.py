@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -38,10 +37,6 @@ def test_an_event_counts_its_calls_by_outcome() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (Path(__file__).parents[2] / "supervisor" / "__main__.py").exists(),
-    reason="mcpkeep run is not there yet",
-)
 def test_the_demo_keeps_every_promise_it_shows() -> None:
     done = run("-m", "mcpkeep.supervisor", "demo", "--json")
     assert done.returncode == 0, done.stderr
