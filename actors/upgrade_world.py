@@ -1,0 +1,270 @@
+"""What the upgrade actor needs of the world. The supervisor supplies these; tests supply fakes.
+
+Each raises UpgradeFailed where it is refused or fails, with what it had begun taken back; blocking work runs
+in threads, and cancellation is heeded between files. Paths are absolute unless said otherwise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mcpkeep.protocol.upgrade.backup import Verification
+from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
+from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts
+from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState
+from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
+from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
+from mcpkeep.protocol.upgrade.release import Release
+
+__all__ = [
+    "Candidates",
+    "Changes",
+    "Contents",
+    "Journals",
+    "LiveServer",
+    "Progress",
+    "Records",
+    "Sources",
+    "Targets",
+    "UpgradeLock",
+]
+
+Progress = Callable[[str], None]
+"""Takes the name of each step as it begins; never blocks or raises."""
+
+
+class Sources(Protocol):
+    """Source repositories; read through their objects, never changed, never their working trees."""
+
+    async def inspect(self, path: str, *, require_signed: bool) -> SourceFacts:
+        """Find out all that phase 0 wants to know; what is wrong is in `problems`, all of it at once."""
+        ...
+
+    async def export_code(self, path: str, commit: str, folder: str) -> int:
+        """Write mcp_server/ and scripts/ of the commit into `folder`, durably; how many files."""
+        ...
+
+
+class Targets(Protocol):
+    """The installation in the workspace."""
+
+    async def inspect(self) -> TargetFacts: ...
+
+
+class Contents(Protocol):
+    """The three-way plan, its diffs, and its application in staging."""
+
+    async def plan(self, source: SourceFacts, *, content: bool, code: bool) -> Plan:
+        """Plan the parts that are asked for. Changes nothing, not even a timestamp."""
+        ...
+
+    async def diffs(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str]:
+        """Unified diffs from what stands there to what would, by path; a word in place of a binary one."""
+        ...
+
+    async def stale(self, plan: Plan) -> tuple[str, ...]:
+        """What has changed since the plan was made: paths, or `source`."""
+        ...
+
+    async def fill_staging(self, session_id: str) -> None:
+        """Make staging/<session>/: a workspace whose `.praxis-os` is a copy of the live content, code,
+        scripts and settings with their mtimes, without caches, venv, backups and mcpkeep's own folder.
+        """
+        ...
+
+    async def apply(self, plan: Plan, session_id: str, decisions: Mapping[str, Decision]) -> Applied:
+        """Carry the plan out in staging, and put the side not taken into conflicts/<session>/.
+
+        Raises UpgradeFailed where a conflict has no decision.
+        """
+        ...
+
+    async def take_code(self, session_id: str, folder: str) -> None:
+        """Copy the staged mcp_server/ and scripts/ into `folder`, durably: what the release is made of."""
+        ...
+
+    async def renew_baseline(self, plan: Plan, session_id: str) -> None:
+        """Make baseline/ what upstream's version of each planned file is now; atomically, as a whole."""
+        ...
+
+    async def remove_staging(self, session_id: str) -> None: ...
+
+
+class UpgradeLock(Protocol):
+    """`.upgrade-lock`: one upgrade or rollback at a time."""
+
+    async def acquire(self, session_id: str) -> None:
+        """Take it; taken over from a dead owner, retaken by the same session. Raises UpgradeFailed, which
+        names the session, process and time of the owner.
+        """
+        ...
+
+    async def release(self) -> None: ...
+
+    def owner(self) -> Mapping[str, object] | None:
+        """Who holds it, alive or dead: session_id, started_at, pid, alive; None where nobody does."""
+        ...
+
+
+class Journals(Protocol):
+    """journal/<session>.jsonl; each append is durable when it returns."""
+
+    async def begin(self, begun: Begun) -> None: ...
+
+    async def append(self, session_id: str, record: JournalRecord) -> None: ...
+
+    async def read(self, session_id: str) -> JournalState | None: ...
+
+    async def open(self) -> tuple[JournalState, ...]:
+        """Those that have not ended, oldest first."""
+        ...
+
+
+class Changes(Protocol):
+    """The live tree's change to another release and back, in journalled groups of steps."""
+
+    async def prepare(self, order: ChangeOrder) -> None:
+        """Copy old and new bytes into changes/<session>/, durably. Nothing live is touched.
+
+        Raises UpgradeFailed where a live file is not what the plan saw.
+        """
+        ...
+
+    async def swap_first(self, order: ChangeOrder) -> None:
+        """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
+        ...
+
+    async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+        """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
+
+        Answers the paths that the user changed between prepare() and their swap: the user's bytes are
+        back in place, and the new version lies in conflicts/<session>/.
+        """
+        ...
+
+    async def undo(self, session_id: str) -> None:
+        """Take back every group of the session that was begun or done. May be called again."""
+        ...
+
+    async def records(self) -> tuple[ChangeRecord, ...]:
+        """The changes that have been made and not pruned, oldest first."""
+        ...
+
+    async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
+        """Stage the way back to a release or backup by its id, or the former release: a reverse three-way
+        merge per file that changed since.
+
+        Raises UpgradeFailed where there is none, naming what there is.
+        """
+        ...
+
+    async def damaged(self) -> tuple[str, ...]:
+        """Files of the current release whose installed bytes are neither the release's nor the user's edit:
+        unreadable, empty where they were not, or missing with their whole folder.
+        """
+        ...
+
+    async def restored_verification(self, release_id: str) -> Verification:
+        """Compare what the last change installed with what stands there."""
+        ...
+
+    async def prune(self, keep: Sequence[str]) -> None:
+        """Forget the changes that lead to or from none of these releases."""
+        ...
+
+
+class LiveServer(Protocol):
+    """The server that serves the workspace's clients, or nobody where no mcpkeep runs."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether there is one that clients are attached to."""
+        ...
+
+    async def tools(self) -> Mapping[str, str]:
+        """Its tools: name to SHA-256 of their description and schemas. Empty where none serves."""
+        ...
+
+    async def call(
+        self, tool: str, arguments: Mapping[str, object], *, within: float
+    ) -> Mapping[str, object]:
+        """Call one of its tools, and answer the result object. Seconds. Raises UpgradeFailed."""
+        ...
+
+    async def start(self, release_id: str, *, progress: Progress) -> None:
+        """Start a server of that release on the live workspace, beside the serving one, up to its handshake.
+
+        Under `hold`, the serving one is ended first and calls wait. A frozen one of that release is woken
+        only by promote().
+        """
+        ...
+
+    async def promote(self, *, freeze: bool) -> None:
+        """Move requests to the started one; what is in flight at the old one gets 5 seconds. Then the old
+        one is frozen, or ended by SIGTERM without closing its stdin (on EOF it would delete a state file
+        that is its successor's by then).
+        """
+        ...
+
+    async def drop(self) -> None:
+        """End the started one; the old one goes on. May be called where none was started."""
+        ...
+
+    def frozen(self) -> str | None:
+        """The release of the frozen server; None where there is none."""
+        ...
+
+    async def end_frozen(self) -> None: ...
+
+    def stderr_since_switch(self) -> tuple[str, ...]:
+        """The last lines of its stderr, oldest first."""
+        ...
+
+
+class Candidates(Protocol):
+    """Servers that are tried in a staging workspace, away from all clients."""
+
+    async def prove(
+        self,
+        release: Release,
+        session_id: str,
+        *,
+        carry_index: bool,
+        smoke: Sequence[SmokeTest],
+        progress: Progress,
+    ) -> Proof:
+        """Boot the release in staging/<session>/, handshake, list tools, make the smoke tests, end it.
+
+        The live index is carried where the candidate can use it, else built. Raises UpgradeFailed with
+        the exit and the last lines of stderr where it does not start, is silent, or crashes.
+        """
+        ...
+
+
+class Records(Protocol):
+    """The files that people read afterwards."""
+
+    async def write_validation(self, at: str, report: Mapping[str, object]) -> str:
+        """Write .cache/upgrade-validation-<at>.json; its path relative to the workspace."""
+        ...
+
+    async def write_summary(self, at: str, markdown: str) -> str:
+        """Write .cache/upgrade-summary-<at>.md; its path relative to the workspace."""
+        ...
+
+    async def write_records(self, *, version: str, log_entry: str, summary: str) -> None:
+        """Bring VERSION.txt, UPDATE_LOG.txt (appended) and INSTALLATION_SUMMARY.md up to date, each durably."""
+        ...
+
+    async def log_line(self, line: Mapping[str, object]) -> None:
+        """Append to upgrades.jsonl."""
+        ...
+
+    async def history(self) -> tuple[Mapping[str, object], ...]:
+        """The lines of upgrades.jsonl, oldest first."""
+        ...
+
+    async def commit(self, paths: Sequence[str], message: str) -> bool:
+        """Make a git commit of exactly these paths of the workspace; False where nothing of them is tracked
+        or changed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The world of upgrades: git, files, venvs, candidates, locks, terminals."""
