@@ -252,7 +252,7 @@ class Records(Protocol):
         ...
 
     async def write_records(self, *, version: str, log_entry: str, summary: str) -> None:
-        """Bring VERSION.txt, UPDATE_LOG.txt (appended) and INSTALLATION_SUMMARY.md up to date, each durably."""
+        """Bring VERSION.txt, UPDATE_LOG.txt (appended) and INSTALLATION_SUMMARY.md up to date, durably."""
         ...
 
     async def log_line(self, line: Mapping[str, object]) -> None:
