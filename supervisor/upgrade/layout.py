@@ -1,0 +1,96 @@
+"""Where an installation's things are on this machine, as absolute paths."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, INDEX, LOCK, OWN, VENV
+
+__all__ = ["Layout", "find_installation"]
+
+
+class Layout(NamedTuple):
+    """The paths of one installation; none needs to exist."""
+
+    workspace: Path
+    base: Path
+    """The installation's folder itself, links resolved."""
+
+    @property
+    def own(self) -> Path:
+        return self.base / OWN
+
+    @property
+    def releases(self) -> Path:
+        return self.own / "releases"
+
+    @property
+    def venvs(self) -> Path:
+        return self.own / "venvs"
+
+    @property
+    def current(self) -> Path:
+        """The link to the current release."""
+        return self.own / "current"
+
+    @property
+    def journals(self) -> Path:
+        return self.own / "journal"
+
+    @property
+    def baseline(self) -> Path:
+        return self.own / "baseline"
+
+    @property
+    def history(self) -> Path:
+        return self.own / "upgrades.jsonl"
+
+    @property
+    def backups(self) -> Path:
+        return self.base / BACKUPS
+
+    @property
+    def lock(self) -> Path:
+        return self.base / LOCK
+
+    @property
+    def venv(self) -> Path:
+        return self.base / VENV
+
+    @property
+    def index(self) -> Path:
+        return self.base / INDEX
+
+    @property
+    def reports(self) -> Path:
+        return self.base / ".cache"
+
+    def staging(self, session_id: str) -> Path:
+        """The candidate's whole workspace."""
+        return self.own / "staging" / session_id
+
+    def staged(self, session_id: str) -> Path:
+        """The installation in it; always by the newest name."""
+        return self.staging(session_id) / BASES[0]
+
+    def change(self, session_id: str) -> Path:
+        return self.own / "changes" / session_id
+
+    def conflicts(self, session_id: str) -> Path:
+        return self.own / "conflicts" / session_id
+
+    def current_release(self) -> str | None:
+        """The id of the current release; None before the first upgrade."""
+        try:
+            return os.path.basename(os.readlink(self.current))
+        except OSError:
+            return None
+
+
+def find_installation(workspace: Path) -> Layout | None:
+    """The installation of a workspace, links resolved; None where there is none."""
+    for name in BASES:
+        base = workspace / name
+        if base.is_dir():
+            return Layout(workspace, Path(os.path.realpath(base)))
+    return None
