@@ -58,7 +58,7 @@ class Layout(NamedTuple):
         return self.base / VENV
 
     @property
-    def index(self) -> Path:
+    def vector_index(self) -> Path:
         return self.base / INDEX
 
     @property
