@@ -44,7 +44,12 @@ class Tools:
                 ("query",),
             )
             about = "Say in a sentence what a standard is for"
-            self._table["explain_standard"] = (self.explain_standard, about, {"name": TEXT}, ("name",))
+            self._table["explain_standard"] = (
+                self.explain_standard,
+                about,
+                {"standard": TEXT},
+                ("standard",),
+            )
         if "workflow" in settings.groups:
             flow = {
                 "action": TEXT,
@@ -123,12 +128,12 @@ class Tools:
         except OSError as error:
             return {"error": str(error), "results": [], "total_tokens": 0}
 
-    def explain_standard(self, name: str) -> Json:
+    def explain_standard(self, standard: str) -> Json:
         explain = importlib.import_module("sample_explain").explain
         for path in sorted(self._settings.standards.rglob("*.md")):
-            if path.stem == name:
+            if path.stem == standard:
                 return {"file": path.name, **explain(path.read_text(encoding="utf-8"))}
-        return {"error": f"no standard {name!r}"}
+        return {"error": f"no standard {standard!r}"}
 
     def pos_workflow(self, action: str, **arguments: object) -> Json:
         if action == "list_workflows":
