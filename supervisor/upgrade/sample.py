@@ -3,13 +3,11 @@
 It has the layout and the habits of the real one, and a server that speaks MCP. Nothing needs a network.
 """
 
-import io
 import os
-import random
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,8 +86,11 @@ def make_source(folder: Path, *, commits: Sequence[Commit] | None = None, bulk: 
     folder.mkdir(parents=True)
     run_git(folder, "init", "--quiet", "--initial-branch=main")
     run_git(folder, "config", "core.autocrlf", "false")
-    stream = b"".join(_stream(history() if commits is None else commits, bulk))
-    run_git(folder, "-c", "core.compression=0", "fast-import", "--quiet", feed=stream)
+    command = ("git", "-c", "core.compression=0", "fast-import", "--quiet", "--depth=0")
+    with subprocess.Popen(command, cwd=folder, env=_environment(), stdin=subprocess.PIPE) as importing:
+        assert importing.stdin is not None
+        for piece in _stream(history() if commits is None else commits, bulk):
+            importing.stdin.write(piece)
     run_git(folder, "reset", "--quiet", "--hard", "main")
     return folder
 
@@ -97,8 +98,11 @@ def make_source(folder: Path, *, commits: Sequence[Commit] | None = None, bulk: 
 def _stream(commits: Sequence[Commit], bulk: Bulk | None) -> Iterator[bytes]:
     """What git fast-import reads."""
     before: Tree = {}
+    more: Tree = {} if bulk is None else _bulk(bulk, range(bulk.files), b"old")
     for number, commit in enumerate(commits):
-        tree = commit.tree if bulk is None else {**commit.tree, **_bulk(bulk, commit.tag)}
+        if bulk is not None and commit.tag == "v2.0.0":
+            more = {**more, **_bulk(bulk, range(int(bulk.files * bulk.changed)), b"new")}
+        tree = {**commit.tree, **more}
         when = f"{_AUTHOR} {_BEGAN + number * _DAY} +0000"
         yield f"commit refs/heads/main\nmark :{number + 1}\ncommitter {when}\n".encode()
         yield _data(commit.subject.encode() + b"\n")
@@ -121,20 +125,16 @@ def _quoted(path: str) -> str:
     return '"{}"'.format(path.replace("\\", "\\\\").replace('"', '\\"'))
 
 
-def _bulk(bulk: Bulk, tag: str | None) -> dict[str, File]:
-    """The same words each time, in another order for each file."""
-    chance = random.Random(7)
+def _bulk(bulk: Bulk, numbers: Iterable[int], word: bytes) -> dict[str, File]:
+    """Files that differ in their heads alone."""
     size = bulk.bytes // bulk.files
-    words = (b"a rule is there for a reason which somebody knew once and may have forgotten since " * 14)[
-        :1000
-    ]
-    changed = int(bulk.files * bulk.changed) if tag == "v2.0.0" else 0
+    line = b"a rule is there for a reason which somebody knew once and may have forgotten since " * 12 + b"\n"
+    lines = line * (size // len(line) + 1)
     files: dict[str, File] = {}
-    for number in range(bulk.files):
-        stamp = b"# Rule %d\n\n%d %d\n" % (number, chance.getrandbits(64), number < changed)
-        data = stamp + (words + b"\n") * (size // 1001 + 1)
+    for number in numbers:
+        head = b"# Rule %d\n\nThe %s one.\n\n" % (number, word)
         path = f"universal/standards/bulk/{number // 500:03d}/rule-{number:05d}{bulk.suffix}"
-        files[path] = File(data[: max(size - 1, len(stamp))] + b"\n")
+        files[path] = File(head + lines[len(head) : size - 1] + b"\n")
     return files
 
 
@@ -147,8 +147,11 @@ def install(
     """
     root = workspace / base
     root.mkdir(parents=True)
-    archive = io.BytesIO(run_git(source, "archive", "--format=tar", version))
-    with tarfile.open(fileobj=archive) as tar:
+    command = ("git", "archive", "--format=tar", version)
+    with (
+        subprocess.Popen(command, cwd=source, env=_environment(), stdout=subprocess.PIPE) as archive,
+        tarfile.open(fileobj=archive.stdout, mode="r|") as tar,
+    ):
         for member in tar:
             target = _installed(member.name)
             if target is None or not member.isfile():
@@ -194,10 +197,10 @@ def _make_venv(root: Path, version: str, environment: Mapping[str, str]) -> None
 
 
 def _run(*command: Path | str, environment: Mapping[str, str] | None = None) -> None:
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **(environment or {})},
-    )
+    env = {**_environment(), **(environment or {})}
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, env=env)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but what a git hook that we may run under says of another repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
