@@ -1,11 +1,12 @@
 """What a server showed when it was tried: its tools against the old one's, smoke tests, its index."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-__all__ = ["Proof", "SmokeResult", "SmokeTest", "ToolDiff", "compare_tools"]
+__all__ = ["Proof", "SmokeResult", "SmokeTest", "ToolDiff", "compare_tools", "tool_digests"]
 
 
 class SmokeTest(msgspec.Struct, frozen=True):
@@ -59,3 +60,16 @@ def compare_tools(old: Mapping[str, str], new: Mapping[str, str]) -> ToolDiff:
         removed=tuple(sorted(old.keys() - new.keys())),
         changed=tuple(sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
     )
+
+
+_DESCRIBED = ("description", "inputSchema", "outputSchema", "annotations")
+
+
+def tool_digests(tools: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Each tool's name to the SHA-256 of what its entry in `tools/list` says of it, as canonical JSON."""
+    digests: dict[str, str] = {}
+    for tool in tools:
+        described = {key: tool.get(key) for key in _DESCRIBED}
+        encoded = msgspec.json.encode(described, order="deterministic")
+        digests[str(tool.get("name"))] = hashlib.sha256(encoded).hexdigest()
+    return digests
