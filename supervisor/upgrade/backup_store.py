@@ -64,7 +64,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class BackupFiles:
-    """The backups of one installation. Synchronous, one call at a time; whoever changes holds the upgrade lock.
+    """The backups of one installation. One call at a time; whoever changes anything holds the upgrade lock.
 
     Each raises UpgradeFailed or OSError where it was refused or failed; `check` is called between files, and
     what it raises ends the work in the same way.
@@ -110,7 +110,7 @@ class BackupFiles:
         return BackupDone(backup_id, manifest)
 
     def verify(self, backup_id: str, *, check: Check) -> Verification:
-        """Read all of a backup back from the disk. Raises UpgradeFailed where there is none, or no manifest."""
+        """Read all of a backup back from the disk. Raises UpgradeFailed as manifest()."""
         manifest = self.manifest(backup_id)
         folder = self._folder / backup_id
         # Only what the walk finds is looked at, so that no link in a damaged backup leads out of it.
@@ -139,10 +139,11 @@ class BackupFiles:
         )
 
     def manifest(self, backup_id: str) -> BackupManifest:
-        """The manifest of a backup. Raises UpgradeFailed where it cannot be used, or there is no such backup."""
+        """A backup's manifest. Raises UpgradeFailed where it cannot be used, or there is no such backup."""
         if not _NAME.fullmatch(backup_id) or not _is_folder(self._folder / backup_id):
             raise UpgradeFailed(
-                f"there is no backup {backup_id!r}", remediation="choose one of those that `mcpkeep backups` lists"
+                f"there is no backup {backup_id!r}",
+                remediation="choose one of those that `mcpkeep backups` lists",
             )
         refused = "choose another of those that `mcpkeep backups` lists"
         try:
@@ -164,7 +165,7 @@ class BackupFiles:
         hostile = [path for path in manifest.files if not _is_plain(path)]
         if hostile:
             raise UpgradeFailed(
-                f"the manifest of backup {backup_id!r} names {hostile[0]!r}, which leads out of the installation",
+                f"the manifest of backup {backup_id!r} names {hostile[0]!r}, which leads out of it",
                 remediation=f"do not trust this backup; {refused}",
                 details={"files": hostile},
             )
@@ -175,7 +176,7 @@ class BackupFiles:
         return tuple(self._info(name) for name in reversed(self._names()))
 
     def restore(self, backup_id: str, session_id: str, *, check: Check) -> RestoreDone:
-        """Put whole folders back; see Restoring. Refused where verification fails, with an older one offered."""
+        """Put whole folders back; see Restoring. Where it is damaged, refused, and an older one offered."""
         self.recover()
         verification = self.verify(backup_id, check=check)
         if not verification.verified:
@@ -288,7 +289,13 @@ class BackupFiles:
         if head is None or head.schema != _SCHEMA:
             return BackupInfo(name, _time_of(name), "", None, 0, 0, complete=False)
         return BackupInfo(
-            name, head.timestamp, head.session_id, head.release, len(head.files), head.total_size, complete=True
+            name,
+            head.timestamp,
+            head.session_id,
+            head.release,
+            len(head.files),
+            head.total_size,
+            complete=True,
         )
 
     def _refuse(self, bad: Verification, check: Check) -> None:

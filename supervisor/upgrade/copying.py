@@ -1,4 +1,4 @@
-"""Trees are walked without following a link, and files copied and hashed in one pass: what is hashed is written."""
+"""Trees are walked without following a link; files are copied and hashed in one pass."""
 
 import errno
 import hashlib
@@ -14,7 +14,17 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.left_out import is_left_out
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 
-__all__ = ["Check", "Tree", "copy_file", "hash_file", "hash_link", "remove_tree", "spread", "unreadable", "walk"]
+__all__ = [
+    "Check",
+    "Tree",
+    "copy_file",
+    "hash_file",
+    "hash_link",
+    "remove_tree",
+    "spread",
+    "unreadable",
+    "walk",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -88,7 +98,9 @@ def walk(root: Path, *, content: bool = False) -> Tree:
     return Tree(folders, tuple(sorted(files)), tuple(sorted(links)), tuple(sorted(left_out)))
 
 
-def copy_file(path: str, source: str | Path, target: Path, *, calls: FileCalls = OS_CALLS) -> BackedUpFile | None:
+def copy_file(
+    path: str, source: str | Path, target: Path, *, calls: FileCalls = OS_CALLS
+) -> BackedUpFile | None:
     """Copy `source` to `target`, which is not there yet, with mode and times; None where it is gone.
 
     What is answered, and `path` in errors, is of the bytes that were written. A file that changes while it

@@ -100,10 +100,14 @@ class Restoring:
         saved = walk(backup)
         live = walk(base, content=True)
         present = {*live.files, *live.links}
-        back = {path for path in manifest.files if path not in besides and not (_is_users(path) and path in present)}
+        back = {
+            path
+            for path in manifest.files
+            if path not in besides and not (_is_users(path) and path in present)
+        }
         missing = saved.folders.keys() - live.folders.keys()
         tops = {path.split("/")[0] for path in (*back, *missing)}
-        # Where a file stands on one side and a folder on the other, the backup's stands, the other is kept aside.
+        # Where one side has a file and the other a folder, the backup's stands, and the live one goes aside.
         carried = {path for path in present - back - missing if not any(p in back for p in _parents(path))}
         for path, mode in sorted({**live.folders, **saved.folders}.items()):
             if path.split("/")[0] in tops and not any(p in back for p in (path, *_parents(path))):
@@ -164,13 +168,15 @@ class Restoring:
 
     def _swap(self, intent: _Intent) -> dict[str, str]:
         base, calls = self._layout.base, self._calls
-        for name in intent.names:
-            if not os.path.lexists(self._new / name):
-                continue
+        waiting = [name for name in intent.names if os.path.lexists(self._new / name)]
+        for name in waiting:
             if os.path.lexists(base / name):
                 calls.rename(base / name, _free(self._old / name))
+        for folder in (self._old, base):
+            calls.fsync_folder(folder)
+        for name in waiting:
             calls.rename(self._new / name, base / name)
-        for folder in (base, self._new, self._old):
+        for folder in (base, self._new):
             calls.fsync_folder(folder)
         kept_aside = self._sweep(intent)
         calls.unlink(self._folder / "intent.json")
@@ -196,8 +202,8 @@ class Restoring:
                     touched.add(target.parent)
                 self._calls.rename(source, target)
                 kept[path] = f"{OWN}/{target.relative_to(self._layout.own).as_posix()}"
-        for folder in sorted(touched):
-            self._calls.fsync_folder(folder)
+        for made in sorted(touched):
+            self._calls.fsync_folder(made)
         return dict(sorted(kept.items()))
 
 
