@@ -137,12 +137,16 @@ class Changes(Protocol):
         """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
 
         Answers the paths that the user changed between prepare() and their swap: the user's bytes are
-        back in place, and the new version lies in conflicts/<session>/.
+        back in place, and the new version lies in conflicts/<session>/late/.
         """
         ...
 
-    async def undo(self, session_id: str) -> None:
-        """Take back every group of the session that was begun or done. May be called again."""
+    async def undo(self, session_id: str) -> tuple[str, ...]:
+        """Take back every group of the session that was begun or done. May be called again.
+
+        Answers the paths that the user changed meanwhile: the user's stand there, the others lie in
+        conflicts/<session>/late/.
+        """
         ...
 
     async def records(self) -> tuple[ChangeRecord, ...]:
