@@ -158,7 +158,7 @@ class Changes(Protocol):
         """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
 
         Answers the paths that the user changed between prepare() and their swap: the user's bytes are
-        back in place, and the new version lies in conflicts/<session>/.
+        back in place, and the new version lies in conflicts/<session>/late/.
         """
         ...
 
