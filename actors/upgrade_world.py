@@ -5,15 +5,18 @@ in threads, and cancellation is heeded between files. Paths are absolute unless 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
-from mcpkeep.protocol.upgrade.backup import Verification
+from mcpkeep.actors.actor import Actor
+from mcpkeep.protocol.upgrade.backup import BackupMessage, Verification
 from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
 from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState
 from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
+from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
-from mcpkeep.protocol.upgrade.release import Release
+from mcpkeep.protocol.upgrade.release import InstallerMessage, Release
 
 __all__ = [
     "Candidates",
@@ -26,6 +29,7 @@ __all__ = [
     "Sources",
     "Targets",
     "UpgradeLock",
+    "UpgradeWorld",
 ]
 
 Progress = Callable[[str], None]
@@ -180,6 +184,11 @@ class LiveServer(Protocol):
         """Whether there is one that clients are attached to."""
         ...
 
+    @property
+    def release(self) -> str | None:
+        """The release of the one that serves; None where it is of none."""
+        ...
+
     async def tools(self) -> Mapping[str, str]:
         """Its tools: name to SHA-256 of their description and schemas. Empty where none serves."""
         ...
@@ -243,6 +252,13 @@ class Candidates(Protocol):
 class Records(Protocol):
     """The files that people read afterwards."""
 
+    async def stage(self, session_id: str, source: SourceFacts) -> tuple[str, ...]:
+        """Write VERSION.txt and UPDATE_LOG.txt as they will be into the staged installation.
+
+        Answers which of them become live with the commit: VERSION.txt, so that a rollback takes it back.
+        """
+        ...
+
     async def write_validation(self, at: str, report: Mapping[str, object]) -> str:
         """Write .cache/upgrade-validation-<at>.json; its path relative to the workspace."""
         ...
@@ -251,8 +267,24 @@ class Records(Protocol):
         """Write .cache/upgrade-summary-<at>.md; its path relative to the workspace."""
         ...
 
-    async def write_records(self, *, version: str, log_entry: str, summary: str) -> None:
-        """Bring VERSION.txt, UPDATE_LOG.txt (appended) and INSTALLATION_SUMMARY.md up to date, durably."""
+    async def write_records(self, *, log_entry: str, summary: str) -> None:
+        """Append to UPDATE_LOG.txt, and bring INSTALLATION_SUMMARY.md up to date; durably."""
+        ...
+
+    async def save_decisions(self, plan_id: str, decisions: Mapping[str, Decision]) -> None:
+        """Put the decisions for a plan on record, durably."""
+        ...
+
+    async def decisions(self, plan_id: str) -> Mapping[str, Decision]:
+        """Those on record; empty where there are none."""
+        ...
+
+    async def save_probation(self, probation: Probation | None) -> None:
+        """Remember the probation across restarts, or that there is none."""
+        ...
+
+    async def latest(self) -> tuple[str, str] | None:
+        """The newest summary: its path relative to the workspace, and its text."""
         ...
 
     async def log_line(self, line: Mapping[str, object]) -> None:
@@ -268,3 +300,26 @@ class Records(Protocol):
         or changed.
         """
         ...
+
+
+class UpgradeWorld(NamedTuple):
+    """Everything that an upgrade acts through."""
+
+    sources: Sources
+    targets: Targets
+    contents: Contents
+    lock: UpgradeLock
+    journals: Journals
+    changes: Changes
+    live: LiveServer
+    candidates: Candidates
+    records: Records
+    backups: Actor[BackupMessage]
+    installer: Actor[InstallerMessage]
+    now: Callable[[], datetime]
+    """The time of day, in UTC."""
+    clock: Callable[[], float]
+    """Seconds that never go back."""
+    new_id: Callable[[], str]
+    scratch: Callable[[str], str]
+    """The folder of a session for what is neither staged content nor release; absolute, goes with staging."""

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from mcpkeep.supervisor.file_system_sync import sync_file_system
+
 __all__ = [
     "OS_CALLS",
     "FileCalls",
@@ -54,8 +56,28 @@ class FileCalls(Protocol):
 
     def mkdir(self, path: Path) -> None: ...
 
+    def rmdir(self, path: Path) -> None: ...
+
+    def symlink(self, target: str, path: Path) -> None:
+        """Make `path` a symbolic link to `target`."""
+        ...
+
+    def chmod(self, path: Path | int, mode: int) -> None: ...
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        """Set the times of access and change, in nanoseconds."""
+        ...
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file, or lengthen it by a hole."""
+        ...
+
     def fsync_folder(self, path: Path) -> None:
         """Bring the folder's entries to the disk itself."""
+        ...
+
+    def sync_tree(self, path: Path) -> None:
+        """Bring the folder and all below it to the disk itself: contents, entries, modes and times."""
         ...
 
 
@@ -92,12 +114,41 @@ class OsCalls:
     def mkdir(self, path: Path) -> None:
         os.mkdir(path)
 
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def symlink(self, target: str, path: Path) -> None:
+        os.symlink(target, path)
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        os.chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        os.utime(path, ns=ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
     def fsync_folder(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.fsync(fd)
         finally:
             os.close(fd)
+
+    def sync_tree(self, path: Path) -> None:
+        if sync_file_system(path):
+            return
+        for folder, _, names in os.walk(path):
+            for name in names:
+                file = os.path.join(folder, name)
+                if not os.path.islink(file):
+                    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        self.fsync(fd)
+                    finally:
+                        os.close(fd)
+            self.fsync_folder(Path(folder))
 
 
 OS_CALLS: FileCalls = OsCalls()

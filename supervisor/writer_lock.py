@@ -72,6 +72,14 @@ class WriterLock:
                 raise
             os.close(fd)  # The file was replaced between open and flock.
 
+    def wait(self) -> None:
+        """Block until nobody holds it. Raises OSError."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        finally:
+            os.close(fd)
+
     def owner(self) -> Owner | None:
         """Who holds it by the file's word; None where it cannot be read (yet)."""
         try:

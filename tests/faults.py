@@ -53,5 +53,28 @@ class Faults(OsCalls):
         self._count()
         super().mkdir(path)
 
+    def rmdir(self, path: Path) -> None:
+        self._count()
+        super().rmdir(path)
+
+    def symlink(self, target: str, path: Path) -> None:
+        self._count()
+        super().symlink(target, path)
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        self._count()
+        super().chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        self._count()
+        super().utime(path, ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._count()
+        super().truncate(fd, size)
+
+    def sync_tree(self, path: Path) -> None:
+        self._count()
+
     def fsync_folder(self, path: Path) -> None:
         self._count()

@@ -11,6 +11,7 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 __all__ = [
     "ADOPTED",
     "AdoptRelease",
+    "GetSnapshot",
     "InstallRefused",
     "InstallerMessage",
     "Launch",
@@ -21,6 +22,7 @@ __all__ = [
     "Release",
     "ReleaseMade",
     "RunPostInstall",
+    "Snapshot",
 ]
 
 ADOPTED = "adopted"
@@ -83,11 +85,23 @@ class PostInstallDone(msgspec.Struct, frozen=True, tag="install.post_install_don
     steps: tuple[PostInstallStep, ...]
 
 
+class Snapshot(msgspec.Struct, frozen=True, tag="install.snapshot"):
+    """What is installed, as `pip freeze` writes it."""
+
+    requirements: str
+
+
 class Pruned(msgspec.Struct, frozen=True, tag="install.pruned"):
     """What was removed."""
 
     releases: tuple[str, ...]
     venvs: tuple[str, ...]
+
+
+class GetSnapshot(Question[Snapshot | InstallRefused], frozen=True, tag="install.get_snapshot"):
+    """Ask for the packages of a release's venv."""
+
+    release_id: str
 
 
 class AdoptRelease(Question[ReleaseMade | InstallRefused], frozen=True, tag="install.adopt"):
@@ -123,4 +137,4 @@ class PruneReleases(Question[Pruned], frozen=True, tag="install.prune"):
     keep: tuple[str, ...]
 
 
-InstallerMessage = AdoptRelease | MakeRelease | RunPostInstall | PruneReleases
+InstallerMessage = AdoptRelease | GetSnapshot | MakeRelease | RunPostInstall | PruneReleases

@@ -17,6 +17,14 @@ class Layout(NamedTuple):
     """The installation's folder itself, links resolved."""
 
     @property
+    def name(self) -> str:
+        """By what it is called in the workspace, which its folder's own name differs from behind a link."""
+        for name in BASES:
+            if os.path.realpath(self.workspace / name) == str(self.base):
+                return name
+        return self.base.name
+
+    @property
     def own(self) -> Path:
         return self.base / OWN
 
