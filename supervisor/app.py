@@ -88,7 +88,7 @@ _COMMANDS = (
     ),
     _Command(
         "demo",
-        "see it: calls in a stream while the server is killed",
+        "see it: calls in a stream while the server is killed; `mcpkeep demo upgrade`: while it is upgraded",
         _lazily("mcpkeep.supervisor.demo:main"),
     ),
 )
