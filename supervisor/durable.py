@@ -50,6 +50,10 @@ class FileCalls(Protocol):
 
     def link(self, source: Path, target: Path) -> None: ...
 
+    def symlink(self, target: str, path: Path) -> None:
+        """Make a symbolic link at `path`."""
+        ...
+
     def unlink(self, path: Path) -> None: ...
 
     def mkdir(self, path: Path) -> None: ...
@@ -85,6 +89,9 @@ class OsCalls:
 
     def link(self, source: Path, target: Path) -> None:
         os.link(source, target)
+
+    def symlink(self, target: str, path: Path) -> None:
+        os.symlink(target, path)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.errors import ConfigError
 
-__all__ = ["KnownServer", "StateFolder", "find_workspace", "make_state_folder", "recognise_server"]
+__all__ = [
+    "KnownServer",
+    "StateFolder",
+    "find_workspace",
+    "make_state_folder",
+    "recognise_server",
+    "takes_transport",
+]
 
 _BASES = (".praxis-os", ".agent-os")
 _MARKERS = (*_BASES, "mcpkeep.toml")
@@ -107,12 +114,13 @@ def recognise_server(workspace: str) -> KnownServer | None:
         if not os.access(python, os.X_OK):
             continue
         # Required where the version knows it, refused where not; no version number tells the two apart.
-        transport = ("--transport", "dual") if _takes_transport(source) else ()
+        transport = ("--transport", "dual") if takes_transport(source) else ()
         return KnownServer((python, "-m", "mcp_server", *transport), {"PYTHONPATH": root})
     return None
 
 
-def _takes_transport(source: str) -> bool:
+def takes_transport(source: str) -> bool:
+    """Whether the version with this mcp_server/__main__.py knows `--transport`."""
     return any(
         after.lstrip().startswith(('"--transport"', "'--transport'"))
         for after in source.split("add_argument(")[1:]

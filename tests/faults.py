@@ -45,6 +45,10 @@ class Faults(OsCalls):
         self._count()
         super().link(source, target)
 
+    def symlink(self, target: str, path: Path) -> None:
+        self._count()
+        super().symlink(target, path)
+
     def unlink(self, path: Path) -> None:
         self._count()
         super().unlink(path)
