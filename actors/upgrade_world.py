@@ -210,7 +210,12 @@ class LiveServer(Protocol):
         """The release of the one that serves; None where it is of none."""
         ...
 
-    async def is_up(self, release_id: str) -> bool:
+    @property
+    def pid(self) -> int | None:
+        """Of the server that can be called; None where there is none."""
+        ...
+
+    def is_up(self, release_id: str) -> bool:
         """Whether a server of that release can be called."""
         ...
 
@@ -268,7 +273,9 @@ class LiveMeasures(msgspec.Struct, frozen=True):
 class Validation(Protocol):
     """Looks at the live server from outside, without writing anything into the workspace."""
 
-    async def measure(self, release_id: str, session_id: str) -> LiveMeasures: ...
+    async def measure(self, release_id: str, pid: int | None) -> LiveMeasures:
+        """Measure the server of that release, which runs as `pid`."""
+        ...
 
 
 class Candidates(Protocol):

@@ -140,9 +140,6 @@ class OsCalls:
     def symlink(self, text: str, path: Path) -> None:
         os.symlink(text, path)
 
-    def symlink(self, target: str, path: Path) -> None:
-        os.symlink(target, path)
-
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 
