@@ -14,13 +14,13 @@ _SPACE = re.compile(r"\s+")
 
 
 def plain(text: str) -> str:
-    """Text on one line, without markup. Bytes that are no text are shown as `\\xff`."""
+    """Text on one line, without markup; bytes that are no text are shown by their numbers."""
     return _SPECIAL.sub(r"\\\1", _on_one_line(text))
 
 
 def code(text: str) -> str:
-    """A code span that holds the text, on one line, whatever backticks are in it. Good in tables, too."""
-    text = _on_one_line(text).replace("|", "\\|")
+    """A code span that holds the text, on one line, whatever backticks are in it."""
+    text = _on_one_line(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if not text or text[0] in "` " or text[-1] in "` " else ""
@@ -59,7 +59,8 @@ def timed(steps: Iterable[tuple[str, float]]) -> list[tuple[str, str]]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    # In a table a bar ends the cell even within a code span, unless it is escaped.
+    return f"| {' | '.join(re.sub(r'(?<!\\)[|]', r'\\|', cell) for cell in cells)} |"
 
 
 def _on_one_line(text: str) -> str:

@@ -92,7 +92,7 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
     tools: ToolDiff = ToolDiff()
     tool_count: int = 0
     smoke: tuple[SmokeResult, ...] = ()
-    index: Literal["none", "carried", "built"] = "none"
+    index: Literal["none", "carried", "updated", "built"] = "none"
     backup_id: str | None = None
     backup_path: str | None = None
     venv_shared: bool = True
@@ -200,6 +200,7 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
         index = {
             "none": "the server has none",
             "carried": "carried over from the version before",
+            "updated": "carried over, and brought up to date with the new content",
             "built": "built anew, since the new version could not use the one before",
         }
         lines.append(f"- search index: {index[self.index]}")

@@ -31,9 +31,6 @@ class RollbackReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_markdown(self) -> str:
         """The whole report."""
-        undone = (
-            "another rollback" if self.from_release is None else f"mcpkeep rollback --to {self.from_release}"
-        )
         lines = [
             f"# Rollback to {plain(self.to_release)}",
             "",
