@@ -346,9 +346,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
     def _crashed(self, crash: ServerCrashed) -> None:
         if self._probation is None or not self._probation.holds(self._world.now()):
             return
-        self._probation, loops = note_crash(
-            self._probation, crash.release, now=self._world.clock(), given_up=crash.given_up
-        )
+        self._probation, loops = note_crash(self._probation, crash.release, now=self._world.clock())
         if loops and self._work is None:
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")

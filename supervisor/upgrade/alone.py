@@ -15,7 +15,6 @@ from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.session_marks import mark_session_rolled_back
 from mcpkeep.supervisor.upgrade.direct import DirectServer
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.recovery import Recovered
 from mcpkeep.supervisor.upgrade.world import (
     ask_upgrade,
     make_parts,
@@ -33,11 +32,11 @@ async def answer_alone(
     path, _ = find_config(str(layout.workspace))
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
     parts = make_parts(layout)
-    recovered = Recovered()
+    said: tuple[str, ...] = ()
     if not isinstance(question, MakePlan | GetBackups | GetReport):  # these change nothing
-        recovered = await anyio.to_thread.run_sync(recover_installation, parts)
-        for said in recovered.said:
-            on_step("", said)
+        said = (await anyio.to_thread.run_sync(recover_installation, parts)).said
+        for sentence in said:
+            on_step("", sentence)
     run_id = secrets.token_hex(16)
     watcher = Watcher(run_id)
     try:
@@ -48,7 +47,7 @@ async def answer_alone(
                 settings.upgrade,
                 live=live,
                 run_id=run_id,
-                recovered=recovered,
+                recovered=said,
                 notify=lambda notify: on_step("", notify.text),
                 mark_rolled_back=mark_session_rolled_back(layout.workspace),
             ) as upgrade,

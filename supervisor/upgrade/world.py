@@ -108,7 +108,7 @@ async def running_upgrades(
     *,
     live: LiveServer,
     run_id: str,
-    recovered: Recovered,
+    recovered: tuple[str, ...],
     notify: Callable[[Notify], None],
     mark_rolled_back: Callable[[str, str], Awaitable[None]],
 ) -> AsyncGenerator[UpgradeActor]:
@@ -156,7 +156,7 @@ async def running_upgrades(
         settings,
         notify=notify,
         mark_rolled_back=mark_rolled_back,
-        recovered=recovered.said,
+        recovered=recovered,
         probation=await records.probation(),
     )
     async with anyio.create_task_group() as tasks:
