@@ -296,7 +296,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
         aborted = list(interrupted)
         committed: JournalState | None = None
         for state in await self._world.journals.open():
-            if state.begun.kind == "upgrade" and not state.groups:
+            if state.begun.kind == "upgrade" and not state.committed:
                 await self._reopened(work, state.begun.session_id).undo(0)
                 aborted.append(state.begun.session_id)
             elif state.begun.kind == "upgrade":

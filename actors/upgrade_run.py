@@ -6,8 +6,9 @@ from typing import TypeVar, cast
 import anyio
 import msgspec
 
-from mcpkeep.actors.upgrade_commit import conclude, switch, validate
-from mcpkeep.actors.upgrade_phases import INSTALL_LIMIT, Context, Undecided, check, merge, prepare
+from mcpkeep.actors.upgrade_commit import switch, validate
+from mcpkeep.actors.upgrade_conclude import conclude, needed_releases
+from mcpkeep.actors.upgrade_phases import INSTALL_LIMIT, Context, Undecided, check, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
@@ -60,7 +61,10 @@ class UpgradeRun:
             2: lambda state: merge(self.context, _product(state, 1, Prepared)),
             3: lambda state: switch(self.context, _product(state, 1, Prepared), _product(state, 2, Merged)),
             4: lambda state: validate(
-                self.context, _product(state, 1, Prepared), _product(state, 3, Switched)
+                self.context,
+                _product(state, 1, Prepared),
+                _product(state, 2, Merged),
+                _product(state, 3, Switched),
             ),
             5: self._conclude,
         }
@@ -115,10 +119,10 @@ class UpgradeRun:
         prepared, merged = _product(state, 1, Prepared), _product(state, 2, Merged)
         return UpgradeDone(
             session_id=self.session_id,
-            from_version=prepared.from_version,
+            from_version=prepared.former.version,
             to_version=prepared.source.version,
-            from_release=prepared.from_release,
-            to_release=merged.to_release,
+            from_release=prepared.former.release_id,
+            to_release=merged.release.release_id,
             summary=str(state.phases[PHASE_COUNT - 1].evidence["upgrade_summary"]),
             evidence=self._evidence,
             seconds={str(number): seconds for number, seconds in sorted(self._seconds.items())},
@@ -133,7 +137,7 @@ class UpgradeRun:
         state = await self._world.journals.read(self.session_id)
         if state is None or state.ended is not None:
             return
-        if state.groups and to_phase <= 3:
+        if state.committed and to_phase <= 3:
             await self.take_back_commit("the session was rolled back")
             return
         await self._world.journals.append(self.session_id, PhaseUndone(max(to_phase, 1)))
@@ -196,7 +200,7 @@ class UpgradeRun:
         state = await self._world.journals.read(self.session_id)
         if state is None:
             return
-        if number in (3, 4) and state.groups:
+        if number in (3, 4) and state.committed:
             outcome = await self.take_back_commit(str(error) or type(error).__name__)
             cause = (
                 error
@@ -220,7 +224,7 @@ class UpgradeRun:
     async def _drop_staging(self, state: JournalState) -> None:
         world = self._world
         await world.contents.remove_staging(self.session_id)
-        await world.installer.ask(PruneReleases(await world.changes.needed()), within=INSTALL_LIMIT)
+        await world.installer.ask(PruneReleases(await needed_releases(world)), within=INSTALL_LIMIT)
 
     async def _conclude(self, state: JournalState) -> tuple[PhaseEvidence, msgspec.Struct]:
         return await conclude(

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 from mcpkeep.supervisor.file_system_sync import sync_file_system
 
 __all__ = [
+    "NO_LINKS",
     "OS_CALLS",
     "FileCalls",
     "FileChanged",
@@ -38,6 +39,10 @@ class FileCalls(Protocol):
         """Create a file that is not there yet, for the owner only, and open it for writing."""
         ...
 
+    def open_append(self, path: Path) -> int:
+        """Open a file that is there, to write at its end."""
+        ...
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write some of `data`; answers how many bytes."""
         ...
@@ -46,21 +51,31 @@ class FileCalls(Protocol):
         """Bring the file's content to the disk itself."""
         ...
 
+    def fsync_file(self, path: Path) -> None:
+        """The same for a file that is not open."""
+        ...
+
     def close(self, fd: int) -> None: ...
 
     def rename(self, source: Path, target: Path) -> None: ...
 
-    def link(self, source: Path, target: Path) -> None: ...
+    def link(self, source: Path, target: Path) -> None:
+        """Give the file one more name; a symbolic link itself, not what it points at."""
+        ...
+
+    def symlink(self, text: str, path: Path) -> None:
+        """Make `path` a symbolic link that says `text`."""
+        ...
 
     def unlink(self, path: Path) -> None: ...
 
     def mkdir(self, path: Path) -> None: ...
 
-    def rmdir(self, path: Path) -> None: ...
-
-    def symlink(self, target: str, path: Path) -> None:
-        """Make `path` a symbolic link to `target`."""
+    def copy(self, source: int, fd: int, size: int) -> int:
+        """Copy up to `size` bytes from file to file within the kernel; answers how many, 0 at the end."""
         ...
+
+    def rmdir(self, path: Path) -> None: ...
 
     def chmod(self, path: Path | int, mode: int) -> None: ...
 
@@ -87,6 +102,9 @@ class OsCalls:
     def create(self, path: Path) -> int:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
+    def open_append(self, path: Path) -> int:
+        return os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC)
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         return os.write(fd, data)
 
@@ -99,6 +117,13 @@ class OsCalls:
                 return
         os.fsync(fd)
 
+    def fsync_file(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -106,7 +131,10 @@ class OsCalls:
         os.rename(source, target)
 
     def link(self, source: Path, target: Path) -> None:
-        os.link(source, target)
+        os.link(source, target, follow_symlinks=False)
+
+    def symlink(self, text: str, path: Path) -> None:
+        os.symlink(text, path)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
@@ -114,11 +142,14 @@ class OsCalls:
     def mkdir(self, path: Path) -> None:
         os.mkdir(path)
 
+    def copy(self, source: int, fd: int, size: int) -> int:
+        # Linux only; it shares blocks where the file system can.
+        if not hasattr(os, "copy_file_range"):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return os.copy_file_range(source, fd, size)
+
     def rmdir(self, path: Path) -> None:
         os.rmdir(path)
-
-    def symlink(self, target: str, path: Path) -> None:
-        os.symlink(target, path)
 
     def chmod(self, path: Path | int, mode: int) -> None:
         os.chmod(path, mode)
@@ -153,8 +184,8 @@ class OsCalls:
 
 OS_CALLS: FileCalls = OsCalls()
 
-# What a file system without hard links answers.
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""What a file system without hard links answers."""
 
 
 class Stamp(NamedTuple):
@@ -328,7 +359,7 @@ def _keep(calls: FileCalls, target: Path, previous: Path) -> None:
     try:
         calls.link(target, previous)
     except OSError as e:
-        if e.errno not in _NO_LINKS:
+        if e.errno not in NO_LINKS:
             raise
         temp = _temp(previous)
         try:

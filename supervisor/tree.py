@@ -24,6 +24,7 @@ from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
 from mcpkeep.protocol.switch import RelayReport
 from mcpkeep.supervisor.app import VERSION
+from mcpkeep.supervisor.launch import Launch, launch
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
 from mcpkeep.supervisor.loop import new_loop
@@ -94,9 +95,8 @@ class _Tree:
             max_request=settings.limits.max_request,
         )
         self._host = LocalHost(
-            options.command,
+            self._launch,
             cwd=options.cwd,
-            env={**os.environ, **options.env},
             run_id=run_id,
             relay=self._actor,
             on_stderr_line=_log_stderr,
@@ -109,6 +109,7 @@ class _Tree:
             relay=self._actor,
             notify=self._notify,
             chance=_chance,
+            release=options.release,
         )
         keep = KeepTool(
             child=self._child,
@@ -214,6 +215,9 @@ class _Tree:
                     _log.info("%s: leaving", signal.Signals(number).name)
                     self._code = 128 + number
                     self._done.set()
+
+    def _launch(self, release: str | None) -> Launch:
+        return launch(self._options, release, alone=self._host.is_idle)
 
     def _report(self, report: RelayReport) -> None:
         self._child.tell(report)

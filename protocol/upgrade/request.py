@@ -83,6 +83,8 @@ class PlanMade(msgspec.Struct, frozen=True, tag="upgrade.plan_made"):
     diffs: Mapping[str, str]
     preflight: Mapping[str, object]
     """Phase 0's evidence."""
+    undecided: tuple[str, ...]
+    """The conflicts that no decision is on record for."""
 
 
 class ConflictsUndecided(msgspec.Struct, frozen=True, tag="upgrade.conflicts_undecided"):
