@@ -69,7 +69,11 @@ class _Run:
 class KeepUpgrades:
     """Answers those actions while `run` runs."""
 
-    def __init__(self, answering: Answering, *, user: AskUser) -> None:
+    def __init__(
+        self, answering: Answering, *, status: Callable[[], Awaitable[Mapping[str, object]]], user: AskUser
+    ) -> None:
+        """`status` is what the action of that name tells of upgrades."""
+        self._status = status
         self._answering = answering
         self._user = user
         self._runs: dict[UpgradeAction, _Run] = {}
@@ -90,9 +94,9 @@ class KeepUpgrades:
             task_status.started()
             await anyio.sleep_forever()
 
-    def answers(self, action: str) -> bool:
-        """Whether the action is one of these."""
-        return action in self._actions
+    async def status(self) -> Mapping[str, object]:
+        """Release, lock, what is under way, probation."""
+        return await self._status()
 
     async def call(self, asked: UpgradeArguments, progress: Progress) -> ToolResult:
         """Answer one call."""

@@ -1,6 +1,7 @@
 """Runs the phases of `praxis_os_upgrade_v1` for the workflow tool, by asking the upgrade actor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import anyio
 
@@ -48,7 +49,7 @@ class UpgradeRunner:
         try:
             answer = await self._ask(RunPhase(session_id, phase, session.options), listen)
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(PhaseFailed):
                 await self._ask(CancelWork(session_id))
             raise
         match answer:

@@ -2,12 +2,10 @@
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 
 import anyio.to_thread
 
-from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.config import resolve
 from mcpkeep.protocol.upgrade.request import GetBackups, GetReport, MakePlan, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.config import find_config, read_config

@@ -34,9 +34,7 @@ class LiveValidation:
         layout = self._layout
         release = await anyio.to_thread.run_sync(read_release, layout, release_id)
         launch = launch_release(layout, release, layout.workspace)
-        code_path = await ask_code_path(
-            launch, str(layout.workspace), self._run_id, environ=self._environ
-        )
+        code_path = await ask_code_path(launch, str(layout.workspace), self._run_id, environ=self._environ)
         return await anyio.to_thread.run_sync(self._measure, release_id, pid, code_path)
 
     def _measure(self, release_id: str, pid: int | None, code_path: str) -> LiveMeasures:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 import anyio.to_thread
 import msgspec
+from anyio.abc import TaskGroup
 
 from mcpkeep.actors.upgrade_world import LiveServer
 from mcpkeep.protocol.child import Notify
@@ -71,13 +72,14 @@ class Upgrades:
         self._crashes: list[ServerCrashed] = []
         """Those from before there was an actor to tell."""
         self._attended = True
+        self._tasks: TaskGroup | None = None
 
     async def run(self) -> None:
         """Serve the control socket once this process is the holder, and the actor when it is needed."""
         self._tell_news()
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._hold)
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._hold)
                 await self._needed.wait()
                 await anyio.to_thread.run_sync(_import_world)
                 async with self._parts() as self._actor:
@@ -117,8 +119,12 @@ class Upgrades:
 
         return HeldLock(self._layout).owner()
 
-    async def roll_back(self, by: str) -> None:
+    def roll_back_soon(self, by: str) -> None:
         """Go back to the former release, and tell the log and the client how it went."""
+        if self._tasks is not None:
+            self._tasks.start_soon(self._roll_back, by)
+
+    async def _roll_back(self, by: str) -> None:
         try:
             answer = await self.ask(RollBack(to=None, by=by), lambda _session, _step: None)
         except UpgradeFailed as failed:
@@ -134,13 +140,15 @@ class Upgrades:
         elif len(self._crashes) < CRASHES:
             self._crashes.append(crash)
 
-    async def finish(self) -> None:
-        """After the client has left: end what is under way as the settings say, and leave word of it."""
+    async def finish(self, *, stop: bool) -> None:
+        """After the client has left, or with `stop` at a signal: end what is under way, and leave word of it."""
         if self._actor is None:
             return
         self._attended = False
-        if self._settings.on_disconnect == "finish":
+        if not stop and self._settings.on_disconnect == "finish":
             await self._actor.idle()
+        self._actor.stop()
+        await self._actor.stopped()
 
     async def _hold(self) -> None:
         try:
@@ -149,7 +157,7 @@ class Upgrades:
             _log.warning("the workspace's pid file cannot be written: %s", error)
             return
         self._holds = True
-        if (self._layout.own / "probation.json").exists():  # noqa: ASYNC240 - one stat
+        if (self._layout.own / "probation.json").exists():
             self._needed.set()
         try:
             await serve_control(socket_path(self._layout.own), self._answer)

@@ -77,7 +77,8 @@ def _structure(layout: Layout) -> list[Problem]:
     missing = [
         part.installed
         for part in PARTS
-        if part.installed in ("mcp_server", "standards/universal") and not (layout.base / part.installed).is_dir()
+        if part.installed in ("mcp_server", "standards/universal")
+        and not (layout.base / part.installed).is_dir()
     ]
     problems = [Problem(f"{str(layout.base)!r} has no {name}/", remedy) for name in missing]
     for part in PARTS:

@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import anyio
 
+from mcpkeep.actors.actor import ActorError
 from mcpkeep.actors.backup import BackupActor
 from mcpkeep.actors.installer import InstallerActor
 from mcpkeep.actors.upgrade import UpgradeActor
@@ -17,6 +18,7 @@ from mcpkeep.actors.upgrade_world import LiveServer, UpgradeWorld
 from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.config import Upgrade
 from mcpkeep.protocol.question import Question
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
@@ -41,7 +43,14 @@ from mcpkeep.supervisor.upgrade.target import InstalledTarget
 from mcpkeep.supervisor.upgrade.threaded_installer import ThreadedInstaller
 from mcpkeep.supervisor.upgrade.venv import find_uv
 
-__all__ = ["UpgradeParts", "ask_upgrade", "make_parts", "read_settings", "recover_installation", "running_upgrades"]
+__all__ = [
+    "UpgradeParts",
+    "ask_upgrade",
+    "make_parts",
+    "read_settings",
+    "recover_installation",
+    "running_upgrades",
+]
 
 ANSWER_LIMIT = 24 * 3600.0
 """Seconds; nothing takes that long, and a lost answer must not be waited for without end."""
@@ -97,8 +106,13 @@ def _smoke_test(table: Mapping[str, object]) -> SmokeTest:
 
 
 async def ask_upgrade(actor: UpgradeActor, question: UpgradeMessage) -> UpgradeAnswer:
-    """Ask the actor for as long as it takes; whoever asks can interrupt."""
-    return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
+    """Ask the actor for as long as it takes; whoever asks can interrupt. Raises UpgradeFailed."""
+    try:
+        return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
+    except ActorError as error:
+        raise UpgradeFailed(
+            f"mcpkeep is leaving: {error}", remediation="ask again when it runs; nothing is lost"
+        ) from error
 
 
 @asynccontextmanager

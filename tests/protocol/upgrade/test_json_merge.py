@@ -1,6 +1,7 @@
 """JSON is merged by key: what one side changed is taken, what both changed is a conflict, the rest stays."""
 
 import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
