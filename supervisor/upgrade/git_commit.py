@@ -49,7 +49,8 @@ def commit_paths(workspace: Path, paths: Iterable[str], message: str) -> bool:
         )
     except UpgradeFailed:
         if new:
-            _ask(workspace, "rm", "--cached", "--quiet", "--force", *_FROM_STDIN, feed=_listing(new))
+            # Not rm: in a folder of the repository git 2.39 takes the folder for one more path, and refuses.
+            _ask(workspace, "update-index", "--force-remove", "-z", "--stdin", feed=_listing(new))
         raise
     return True
 

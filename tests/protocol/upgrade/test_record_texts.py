@@ -35,7 +35,10 @@ def test_a_first_version_file_has_the_four_facts() -> None:
 
 
 def test_the_users_lines_stay_in_their_places() -> None:
-    old = "prAxIs OS at our place\n\ncommit = 925b10d\n# note: source=elsewhere\nversion_installed=2025-10-08T10:30:45\nours=1\n"
+    old = (
+        "prAxIs OS at our place\n\ncommit = 925b10d\n# note: source=elsewhere\n"
+        "version_installed=2025-10-08T10:30:45\nours=1\n"
+    )
     assert version(old) == (
         "prAxIs OS at our place\n\ncommit=e8b70c7\n# note: source=elsewhere\n"
         "version_installed=2025-10-08T10:30:45\nours=1\n"
@@ -55,7 +58,8 @@ def test_updating_twice_is_updating_once(old: str) -> None:
 def test_an_entry_of_the_log_has_upstreams_form() -> None:
     entry = log_entry("1.2.0", NOW, new=3, updated=71, resolved=2)
     assert entry == (
-        "=== Upgrade to 1.2.0 - 2026-01-31 10:15:05 ===\nNew files: 3\nUpdated files: 71\nConflicts resolved: 2\n"
+        "=== Upgrade to 1.2.0 - 2026-01-31 10:15:05 ===\n"
+        "New files: 3\nUpdated files: 71\nConflicts resolved: 2\n"
     )
     assert append_entry("", entry) == entry
     assert append_entry("first", "second\n") == "first\n\nsecond\n"
@@ -109,5 +113,7 @@ def test_the_summary_names_the_newest_upgrade_in_its_own_place() -> None:
 def test_a_half_marked_section_takes_nothing_of_the_users_with_it() -> None:
     broken = put_section("", SECTION).replace("<!-- mcpkeep: to here -->", "") + "ours\n"
     assert put_section(broken, "new\n").startswith(broken.rstrip())
-    assert put_section("a\r\n", "b\n").endswith("a\r\n\r\n<!-- mcpkeep: the text from here is replaced by each "
-                                                "upgrade -->\r\nb\r\n<!-- mcpkeep: to here -->\r\n")  # fmt: skip
+    assert put_section("a\r\n", "b\n") == (
+        "a\r\n\r\n<!-- mcpkeep: the text from here is replaced by each upgrade -->\r\n"
+        "b\r\n<!-- mcpkeep: to here -->\r\n"
+    )
