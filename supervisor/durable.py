@@ -269,11 +269,13 @@ def write_durably(
     previous: Path | None = None,
     expected: Stamp | Literal["absent"] | None = None,
     sync_folder: Callable[[], None] | None = None,
+    mode: int | None = None,
 ) -> Stamp:
     """Replace `target` by `data`; on return it is on disk. Answers the new file's stamp.
 
     `previous` keeps the old generation: at every instant at least one of the two is whole. With `expected`,
     a file that is there and differs from it is not overwritten. `sync_folder` stands for the folder's fsync.
+    Without `mode` the file is for its owner only.
 
     Raises:
         FileChanged: `target` is not the file that was expected.
@@ -284,7 +286,7 @@ def write_durably(
     sync = sync_folder if sync_folder is not None else lambda: calls.fsync_folder(target.parent)
     temp = _temp(target)
     try:
-        stamp = _write_temp(calls, temp, data)
+        stamp = _write_temp(calls, temp, data, mode)
         present = stamp_of(target)
         if expected is not None and present is not None and present != expected:
             raise FileChanged(f"{target.name} was changed by somebody else")
@@ -339,12 +341,14 @@ def _temp(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _write_temp(calls: FileCalls, temp: Path, data: bytes) -> Stamp:
+def _write_temp(calls: FileCalls, temp: Path, data: bytes, mode: int | None = None) -> Stamp:
     fd = calls.create(temp)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[calls.write(fd, rest) :]
+        if mode is not None:
+            calls.chmod(fd, mode)
         calls.fsync(fd)
         stamp = stamp_of(fd)
     finally:

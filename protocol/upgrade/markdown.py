@@ -10,6 +10,7 @@ LONG_LIST = 20
 """So many lines of one list are shown; the rest is counted."""
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
+_BAR = re.compile(r"(?<!\\)\|")
 _SPACE = re.compile(r"\s+")
 
 
@@ -60,7 +61,8 @@ def timed(steps: Iterable[tuple[str, float]]) -> list[tuple[str, str]]:
 
 def _row(cells: Sequence[str]) -> str:
     # In a table a bar ends the cell even within a code span, unless it is escaped.
-    return f"| {' | '.join(re.sub(r'(?<!\\)[|]', r'\\|', cell) for cell in cells)} |"
+    escaped = (_BAR.sub(r"\|", cell) for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _on_one_line(text: str) -> str:
