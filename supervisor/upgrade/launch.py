@@ -69,7 +69,9 @@ async def ask_code_path(launch: Launch, cwd: str, run_id: str, *, environ: Mappi
     env = mark_environment({**environ, **launch.env}, run_id=run_id, generation=_NO_GENERATION)
     try:
         with anyio.fail_after(ASK_LIMIT):
-            done = await anyio.run_process([interpreter, "-c", _ASK], cwd=cwd, env=env, check=False, start_new_session=True)
+            done = await anyio.run_process(
+                [interpreter, "-c", _ASK], cwd=cwd, env=env, check=False, start_new_session=True
+            )
     except TimeoutError as error:
         raise UpgradeFailed(
             f"the interpreter {interpreter!r} did not answer within {ASK_LIMIT:g} s",
