@@ -66,7 +66,9 @@ def call(name, arguments):
     if name == "get_server_info":
         return {"project": {"praxis_os_path": getattr(variant, "PLACE", str(BASE))}}
     if name == "where":
-        return {"cwd": os.getcwd(), "file": __file__, "env": dict(os.environ), "argv": sys.argv[1:]}
+        misled = [name for name, value in os.environ.items() if value == "/elsewhere"]
+        env = dict(os.environ)
+        return {"cwd": os.getcwd(), "file": __file__, "env": env, "argv": sys.argv[1:], "misled": misled}
     return {"status": "success"}
 
 def send(message):
