@@ -1,7 +1,7 @@
 """The actions of the tool `mcpkeep` that upgrade: asked of whoever holds the workspace, attached to again."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import anyio
 import msgspec
@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Raw
 
 from mcpkeep.actors.toolbox import Progress, refusal
+from mcpkeep.actors.upgrade_world import Answering
 from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
@@ -37,9 +38,6 @@ ATTACH_LIMIT = 45.0
 """Seconds that one call waits: the TypeScript client gives a call up after 60."""
 RETRY_AFTER = 5
 """Seconds after which to call again; the call then waits by itself."""
-
-Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
-"""Answers a question, telling session and step on the way."""
 
 
 class AskUser(Protocol):

@@ -20,6 +20,7 @@ __all__ = [
     "make_state_folder",
     "recognise_server",
     "release_server",
+    "takes_transport",
 ]
 
 _BASES = (".praxis-os", ".agent-os")
@@ -160,10 +161,11 @@ def _words(folder: str) -> tuple[str, ...] | None:
     except OSError:
         return None
     # Required where the version knows it, refused where not; no version number tells the two apart.
-    return ("-m", "mcp_server", *(("--transport", "dual") if _takes_transport(source) else ()))
+    return ("-m", "mcp_server", *(("--transport", "dual") if takes_transport(source) else ()))
 
 
-def _takes_transport(source: str) -> bool:
+def takes_transport(source: str) -> bool:
+    """Whether the version with this mcp_server/__main__.py knows `--transport`."""
     return any(
         after.lstrip().startswith(('"--transport"', "'--transport'"))
         for after in source.split("add_argument(")[1:]

@@ -130,6 +130,9 @@ class Recorder:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
 
+    def symlink(self, target: str, path: Path) -> None:
+        raise NotImplementedError("a Crash holds files and folders only")
+
     def unlink(self, path: Path) -> None:
         with self._lock:
             os.unlink(path)

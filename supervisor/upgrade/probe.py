@@ -341,7 +341,7 @@ class Probe:
         return message.result
 
     async def _explain(self, asked: _Asked) -> NoReturn:
-        with anyio.move_on_after(EXIT_GRACE):
+        with anyio.move_on_after(min(EXIT_GRACE, self._patience.silence)):
             raise _ended(f"it answered {asked.what}", await self._process.wait())
         self._give_up(asked, "closed its stdout, lives on,")
 
