@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
 import anyio
+import anyio.to_thread
 
 from mcpkeep.actors.actor import ActorError
 from mcpkeep.actors.backup import BackupActor
@@ -36,7 +37,7 @@ from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.lock import HeldLock
 from mcpkeep.supervisor.upgrade.measures import LiveValidation
 from mcpkeep.supervisor.upgrade.planner import Planner
-from mcpkeep.supervisor.upgrade.records import RecordFiles
+from mcpkeep.supervisor.upgrade.records import RecordFiles, ThreadedRecords
 from mcpkeep.supervisor.upgrade.recovery import Recovered, recover
 from mcpkeep.supervisor.upgrade.source import GitSources
 from mcpkeep.supervisor.upgrade.target import InstalledTarget
@@ -131,7 +132,7 @@ async def running_upgrades(
     environ = dict(os.environ)
     cache = Cache(user_cache_folder(environ, environ.get("HOME") or os.path.expanduser("~")))
     planner = Planner(lambda: parts.changes.layout, cache=cache.without(layout.workspace))
-    records = RecordFiles(layout)
+    records = RecordFiles(layout, now=_now)
     store = Installer(
         layout,
         environ=mark_environment(environ, run_id=run_id, generation=_INSTALLER_GENERATION),
@@ -157,7 +158,7 @@ async def running_upgrades(
         live=live,
         candidates=StagedCandidates(layout, run_id=run_id),
         validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
-        records=records,
+        records=ThreadedRecords(records),
         backups=backups,
         installer=installer,
         now=_now,
@@ -171,7 +172,7 @@ async def running_upgrades(
         notify=notify,
         mark_rolled_back=mark_rolled_back,
         recovered=recovered,
-        probation=await records.probation(),
+        probation=await anyio.to_thread.run_sync(records.probation),
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(backups.run)
