@@ -1,4 +1,4 @@
-"""A small installation, a source with the objects of two versions, and the plan between them, made by hand."""
+"""A small installation, a source with the objects of two versions, and a plan between them made by hand."""
 
 import os
 import shutil

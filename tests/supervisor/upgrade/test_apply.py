@@ -1,4 +1,4 @@
-"""A plan is carried out in staging; the live tree, the user's endings, modes and links stay what they were."""
+"""A plan is carried out in staging; the live tree, and the user's endings, modes and links stay."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -63,7 +63,9 @@ SPECS = (
     Spec("scripts/linked.py", Case.UPDATE, link("tool.py"), link("tool.py"), link("./tool.py")),
     Spec("scripts/was a link.py", Case.UPDATE, link("tool.py"), link("tool.py"), plain("2\n")),
     Spec("scripts/is a link.py", Case.UPDATE, plain("2\n"), plain("2\n"), link("tool.py")),
-    Spec("scripts/mode.py", Case.MERGE, plain("3\n"), executable("3\n"), plain("4\n"), merged=executable("4\n")),
+    Spec(
+        "scripts/mode.py", Case.MERGE, plain("3\n"), executable("3\n"), plain("4\n"), merged=executable("4\n")
+    ),
     Spec("workflows/moved/new.md", Case.UPDATE, BASE, BASE, NEW, renamed_from="workflows/old/a.md"),
     Spec("workflows/moved/mine.md", Case.MERGE, BASE, MINE, NEW, BOTH, renamed_from="workflows/old/b.md"),
     Spec("workflows/moved/only.md", Case.MERGE, BASE, MINE, BASE, MINE, renamed_from="workflows/old/c.md"),
@@ -193,7 +195,9 @@ CONFLICTS = (
     Spec("a.md", Case.CONFLICT, plain("0\n"), plain("mine\r\n"), plain("theirs\n")),
     Spec("b/b ü.md", Case.CONFLICT, None, executable("mine\n"), plain("theirs\n")),
     Spec("c", Case.CONFLICT, plain("0\n"), link("a.md"), plain("theirs\n")),
-    Spec("new/d.md", Case.CONFLICT, plain("0\n"), plain("mine\n"), plain("theirs\n"), renamed_from="old/d.md"),
+    Spec(
+        "new/d.md", Case.CONFLICT, plain("0\n"), plain("mine\n"), plain("theirs\n"), renamed_from="old/d.md"
+    ),
 )
 
 
@@ -252,7 +256,9 @@ def test_both_sides_of_a_conflict_are_kept_aside_whole(conflicts: ContentWorld, 
         for where, file in (("yours", spec.local), ("theirs", spec.upstream)):
             aside = conflicts.layout.conflicts(SESSION) / where / spec.path
             assert file is not None
-            assert (os.fsencode(os.readlink(aside)) if aside.is_symlink() else aside.read_bytes()) == file.data
+            assert (
+                os.fsencode(os.readlink(aside)) if aside.is_symlink() else aside.read_bytes()
+            ) == file.data
 
 
 @pytest.mark.parametrize("first", RESULTS)
@@ -275,7 +281,7 @@ def test_a_conflict_without_a_decision_is_refused_before_anything_is_written(con
 def test_a_text_with_conflict_markers_is_refused_before_anything_is_written(conflicts: ContentWorld) -> None:
     before = conflicts.staged()
     marked = Decision(Choice.MERGE, "user", "<<<<<<< a\n1\n=======\n2\n>>>>>>> b\n")
-    with pytest.raises(UpgradeFailed, match="the text for 'new/d.md' has conflict markers in it"):
+    with pytest.raises(UpgradeFailed, match=r"the text for 'new/d.md' has conflict markers in it"):
         apply_plan(conflicts.layout, conflicts.plan(), SESSION, _decided(TAKE, TAKE, TAKE, marked))
     assert conflicts.staged() == before
 
@@ -293,7 +299,7 @@ def test_a_file_that_the_user_changed_since_the_plan_is_refused(tmp_path: Path, 
     world = ContentWorld(tmp_path, [Spec("workflows/a.md", case, BASE, local, upstream, merged)])
     fill_staging(world.layout, SESSION)
     world.put("workflows/a.md", plain("edited since\n"))
-    with pytest.raises(UpgradeFailed, match="'workflows/a.md' changed since the plan was made"):
+    with pytest.raises(UpgradeFailed, match=r"'workflows/a.md' changed since the plan was made"):
         apply_plan(world.layout, world.plan(), SESSION, {"workflows/a.md": TAKE})
 
 
@@ -301,7 +307,7 @@ def test_a_file_that_the_user_made_since_the_plan_is_refused(tmp_path: Path) -> 
     world = ContentWorld(tmp_path, [Spec("workflows/a.md", Case.ADD, None, None, NEW)])
     fill_staging(world.layout, SESSION)
     world.put("workflows/a.md", plain("made since\n"))
-    with pytest.raises(UpgradeFailed, match="'workflows/a.md' changed since the plan was made"):
+    with pytest.raises(UpgradeFailed, match=r"'workflows/a.md' changed since the plan was made"):
         _apply(world)
 
 
@@ -334,7 +340,9 @@ def test_an_object_that_the_source_lost_is_named(tmp_path: Path) -> None:
         _apply(world)
 
 
-@pytest.mark.parametrize("path", ["../out.md", "/out.md", "workflows/../../out.md", "", "a//b", "a/./b", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["../out.md", "/out.md", "workflows/../../out.md", "", "a//b", "a/./b", "a\0b"]
+)
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
     world = ContentWorld(tmp_path, [])
     world.store(NEW)

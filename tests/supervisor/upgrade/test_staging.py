@@ -1,4 +1,4 @@
-"""Staging is a whole copy of the live installation, shares nothing with it, and stands only where it is whole."""
+"""Staging is a whole copy of the live installation that shares nothing with it; where it stands it is whole."""
 
 import os
 import stat
