@@ -265,8 +265,7 @@ def _restore(live: GuardedTree, staged: GuardedTree, path: str, calls: FileCalls
     stands, copy = live.stat(path), staged.stat(path)
     if stands is not None and copy is not None and _look_alike(stands, copy):
         return
-    if copy is not None and not stat.S_ISDIR(copy.st_mode):
-        staged.remove(path)
+    staged.remove(path)
     if stands is None or stat.S_ISDIR(stands.st_mode):
         return
     if stat.S_ISLNK(stands.st_mode):

@@ -74,7 +74,9 @@ class GuardedTree:
         """
         place = self.place(path)
         self.make_folders(path)
-        self._unlink(place)
+        # Never opened for writing in place: it may be read-only.
+        if os.path.lexists(place):
+            self._calls.unlink(place)
         if mode == LINK:
             self._calls.symlink(os.fsdecode(data), place)
             return
@@ -93,19 +95,15 @@ class GuardedTree:
     def remove(self, path: str) -> None:
         """Remove the file or link at `path`, if any, and the folders that are empty then."""
         place = self.place(path)
-        if self.stat(path) is None:
+        found = self.stat(path)
+        if found is None or stat.S_ISDIR(found.st_mode):
             return
-        self._unlink(place)
+        self._calls.unlink(place)
         names = path.split("/")[:-1]
         while names and not os.listdir(self.root.joinpath(*names)):
             self._calls.rmdir(self.root.joinpath(*names))
             self._folders.discard("/".join(names))
             names.pop()
-
-    def _unlink(self, place: Path) -> None:
-        # Never opened for writing in place: it may be read-only.
-        if os.path.lexists(place):
-            self._calls.unlink(place)
 
     def make_folders(self, path: str) -> None:
         """Make the folders that `path` stands in."""
