@@ -55,6 +55,7 @@ class Crash:
     """What a disk may hold after a cut, and the marks that had been made by then."""
 
     files: dict[Path, bytes]
+    links: dict[Path, str]
     folders: frozenset[Path]
     marks: tuple[object, ...]
 
@@ -64,6 +65,8 @@ class Crash:
             (root / folder).mkdir()
         for path, data in self.files.items():
             (root / path).write_bytes(data)
+        for path, target in self.links.items():
+            (root / path).symlink_to(target)
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Recorder:
     log: list[_Record] = field(default_factory=list[_Record])
     calls: list[str] = field(default_factory=list[str])
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    links: dict[int, str] = field(default_factory=dict[int, str])
     _names: dict[Path, int] = field(default_factory=dict[Path, int])
     _open: dict[int, int] = field(default_factory=dict[int, int])
     _files: Iterator[int] = field(default_factory=itertools.count)
@@ -119,12 +123,15 @@ class Recorder:
             return
         with self._lock:
             os.rename(source, target)
-            self._enter(_Entry(target.parent, source, target, self._names[source]), "rename")
+            self._enter(_Entry(target.parent, source, target, self._names.get(source)), "rename")
 
     def link(self, source: Path, target: Path) -> None:
         with self._lock:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
+
+    def symlink(self, target: str, path: Path) -> None:
+        raise NotImplementedError("a Crash holds files and folders only")
 
     def unlink(self, path: Path) -> None:
         with self._lock:
@@ -136,8 +143,37 @@ class Recorder:
             os.mkdir(path)
             self._enter(_Entry(path.parent, name=path), "mkdir")
 
+    def rmdir(self, path: Path) -> None:
+        with self._lock:
+            os.rmdir(path)
+            self._enter(_Entry(path.parent, gone=path), "rmdir")
+
+    def symlink(self, target: str, path: Path) -> None:
+        with self._lock:
+            os.symlink(target, path)
+            file = next(self._files)
+            self.links[file] = target
+            self._enter(_Entry(path.parent, name=path, file=file), "symlink")
+
+    # Modes, times and holes are not modelled.
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        os.chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        os.utime(path, ns=ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
     def fsync_folder(self, path: Path) -> None:
         self._sync(path, "fsync_folder")
+
+    def sync_tree(self, path: Path) -> None:
+        for folder, _, names in os.walk(path):
+            self._sync(Path(folder), "sync_tree")
+            for name in names:
+                self._sync(self._names[Path(folder, name)], "sync_tree")
 
     def _enter(self, entry: _Entry, call: str) -> None:
         self.log.append(entry)
@@ -160,7 +196,12 @@ def crashes(recorder: Recorder) -> Iterator[Crash]:
     seen: set[tuple[object, ...]] = set()
     for cut in range(len(recorder.log) + 1):
         for crash in _after(recorder, cut):
-            key = (tuple(sorted(crash.files.items())), crash.folders, crash.marks)
+            key = (
+                tuple(sorted(crash.files.items())),
+                tuple(sorted(crash.links.items())),
+                crash.folders,
+                crash.marks,
+            )
             if key not in seen:
                 seen.add(key)
                 yield crash
@@ -186,27 +227,69 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
     for kept in _subsets(pending):
         names: dict[Path, int] = {}
         folders: set[Path] = {recorder.root}
+        lost: list[tuple[Path, Path]] = []
         for n, entry in entries:
             if n in kept or n not in pending:
+                entry = _as_if_without(lost, entry)
                 _apply(names, entry)
-                if entry.name is not None and entry.file is None:
-                    folders.add(entry.name)
+                _apply_to_folders(folders, entry)
+            elif entry.gone is not None and entry.name is not None and entry.file is None:
+                lost.append((entry.name, entry.gone))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
-        present = {p: f for p, f in names.items() if p.parent in reachable}
+        present = {p: f for p, f in names.items() if p.parent in reachable and f not in recorder.links}
+        links = {
+            p.relative_to(recorder.root): recorder.links[f]
+            for p, f in names.items()
+            if p.parent in reachable and f in recorder.links
+        }
         for part in (0, 1, 2):
             files: dict[Path, bytes] = {}
             for path, file in present.items():
                 safe, loose = contents.get(file, (b"", b""))
                 files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
             below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
-            yield Crash(files, below, marks)
+            yield Crash(files, links, below, marks)
+
+
+def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
+    """What the entry is where these renames of folders were lost: the same, in the folder by its old name."""
+
+    def put_back(path: Path) -> Path:
+        for name, gone in reversed(renames):
+            if path.is_relative_to(name) and path != name:
+                path = gone / path.relative_to(name)
+        return path
+
+    return _Entry(
+        put_back(entry.folder),
+        None if entry.gone is None else put_back(entry.gone),
+        None if entry.name is None else put_back(entry.name),
+        entry.file,
+    )
 
 
 def _apply(names: dict[Path, int], entry: _Entry) -> None:
+    if entry.gone is not None and entry.name is not None and entry.file is None:
+        for path in [path for path in names if path.is_relative_to(entry.gone)]:
+            names[entry.name / path.relative_to(entry.gone)] = names.pop(path)
+        return
     if entry.gone is not None:
         names.pop(entry.gone, None)
     if entry.name is not None and entry.file is not None:
         names[entry.name] = entry.file
+
+
+def _apply_to_folders(folders: set[Path], entry: _Entry) -> None:
+    if entry.file is not None:
+        return
+    if entry.gone is not None and entry.name is not None:
+        for folder in [folder for folder in folders if folder.is_relative_to(entry.gone)]:
+            folders.remove(folder)
+            folders.add(entry.name / folder.relative_to(entry.gone))
+    elif entry.name is not None:
+        folders.add(entry.name)
+    elif entry.gone is not None:
+        folders.discard(entry.gone)
 
 
 def _up(folder: Path, root: Path) -> Iterator[Path]:

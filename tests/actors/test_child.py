@@ -73,6 +73,7 @@ class FakeProcess:
         self.pid = 1000 + generation
         self.wire = FakeWire()
         self._stubborn = stubborn
+        self.frozen = False
         self._exit: Exit | None = None
         self._ended = anyio.Event()
 
@@ -89,15 +90,21 @@ class FakeProcess:
         assert self._exit is not None
         return self._exit
 
-    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
         if not self._stubborn:
             self.end(CLEAN)
         try:
-            with anyio.move_on_after(eof_grace + term_grace):
+            with anyio.move_on_after((eof_grace or 0) + term_grace):
                 await self._ended.wait()
         finally:
             self.end()
         return await self.wait()
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self.frozen = False
 
     def kill(self) -> None:
         self.end()
@@ -118,7 +125,7 @@ class World:
         self.gate: anyio.Event | None = None
         self.chance = 1.0
 
-    async def spawn(self, generation: int) -> FakeProcess:
+    async def spawn(self, generation: int, release: str | None) -> FakeProcess:
         self.happened.append(f"spawn {generation}")
         self.spawned_at.append(anyio.current_time())
         if self.gate is not None:
@@ -486,13 +493,13 @@ class TestInTime:
 
     async def test_a_stop_that_hangs_is_cut_short_by_a_kill(self) -> None:
         class Hanging(FakeProcess):
-            async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+            async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
                 with anyio.CancelScope():
                     await anyio.sleep_forever()
                 return await self.wait()
 
         class HangingWorld(World):
-            async def spawn(self, generation: int) -> FakeProcess:
+            async def spawn(self, generation: int, release: str | None) -> FakeProcess:
                 process = self.processes[generation] = Hanging(generation)
                 return process
 
