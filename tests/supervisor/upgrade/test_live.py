@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,9 +118,9 @@ def processes(pid: int) -> psutil.Process:
 
 def wait_for(client: Client, pid: int, status: str) -> None:
     """Wait until the process has this status."""
-    process = processes(pid)
+    process, deadline = processes(pid), time.monotonic() + LIMIT
     while process.status() != status:
-        assert not client.ended
+        assert not client.ended and time.monotonic() < deadline
         os.sched_yield()
 
 
@@ -223,9 +224,10 @@ def test_the_old_server_is_ended_by_sigterm_and_sees_no_end_of_its_input(workspa
 
 def test_an_old_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     with Workspace(tmp_path) as workspace:
+        (tmp_path / "mcpkeep.toml").write_text("[child]\nstop_term = 0.1\n")
         workspace.release("a", "--ignore-term", current=True)
         workspace.release("b")
-        with running(workspace, "--stop-term", "0.1") as client:
+        with running(workspace) as client:
             process = processes(client.pid())
             workspace.order("start", "b")
             workspace.order("promote", False)
@@ -367,7 +369,7 @@ async def test_an_sdk_client_sees_no_failure_while_releases_change_places(
     workspace: Workspace, mode: Any
 ) -> None:
     command = workspace.command()
-    env = environment() | {"HOME": str(workspace.folder)} | workspace.env
+    env = environment() | {"HOME": str(workspace.folder / "home")} | workspace.env
     parameters = StdioServerParameters(command=command[0], args=command[1:], env=env, cwd=workspace.folder)
     counts = {"a": 0, "b": 0}
     errors: list[object] = []
