@@ -188,16 +188,29 @@ def apply_plan(
                 for name in (file.path, file.renamed_from):
                     if name is not None and name not in gone and name not in targets:
                         _restore(live, staged, name, calls)
-        for batch, blobs in contents.batches(written):
+        aside = GuardedTree(layout.conflicts(session_id), calls=calls)
+        remove_tree(aside.root, calls=calls)
+        if decided:
+            make_folders(aside.root, calls=calls)
+        try:
+            needed = targets | decided.keys()
+            for batch, blobs in contents.batches(file for file in plan.files if file.path in needed):
 
-            def write(file: PlannedFile, blobs: Mapping[str, bytes] = blobs) -> None:
-                result, bits = contents.result(file, decided.get(file.path), blobs)
-                assert result is not None
-                staged.write(file.path, result.data, result.mode, bits=bits, mtime_ns=moment)
+                def write(file: PlannedFile, blobs: Mapping[str, bytes] = blobs) -> None:
+                    if file.path in decided:
+                        _keep_aside(aside, file, contents.local(file), blobs)
+                    if file.path in targets:
+                        result, bits = contents.result(file, decided.get(file.path), blobs)
+                        assert result is not None
+                        staged.write(file.path, result.data, result.mode, bits=bits, mtime_ns=moment)
 
-            spread(write, batch, check=check)
-        aside = _keep_aside(layout, contents, session_id, decided, calls, check)
-        calls.sync_tree(layout.staging(session_id))
+                spread(write, batch, check=check)
+            calls.sync_tree(layout.staging(session_id))
+            if decided:
+                calls.sync_tree(aside.root)
+        except BaseException:
+            discard(aside.root, calls)
+            raise
     return Applied(
         written=tuple(sorted(targets)),
         removed=tuple(removed),
@@ -205,7 +218,7 @@ def apply_plan(
         updated_files=sum(file.case in (Case.UPDATE, Case.MERGE) for file in written),
         conflicts_resolved=len(decided),
         decisions=decided,
-        kept_aside=aside,
+        kept_aside={path: _not_taken(layout, aside, path, decision) for path, decision in decided.items()},
     )
 
 
@@ -282,35 +295,15 @@ def _look_alike(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _keep_aside(
-    layout: Layout,
-    contents: PlanContents,
-    session_id: str,
-    decided: Mapping[str, Decision],
-    calls: FileCalls,
-    check: Check,
-) -> dict[str, str]:
-    """Write both sides of each conflict; answers where the side not taken lies."""
-    folder = layout.conflicts(session_id)
-    remove_tree(folder, calls=calls)
-    if not decided:
-        return {}
-    make_folders(folder, calls=calls)
-    tree = GuardedTree(folder, calls=calls)
-    aside: dict[str, str] = {}
-    try:
-        for batch, blobs in contents.batches(contents.plan.conflicts):
-            for file in batch:
-                check()
-                sides = {OURS: contents.local(file)}
-                if file.upstream is not None:
-                    sides[THEIRS] = TreeFile(blobs[file.upstream.oid], file.upstream.mode, 0o644)
-                for side, version in sides.items():
-                    if version is not None:
-                        tree.write(f"{side}/{file.path}", version.data, version.mode)
-                side = THEIRS if decided[file.path].choice is Choice.KEEP else OURS
-                aside[file.path] = (folder / side / file.path).relative_to(layout.base).as_posix()
-        calls.sync_tree(folder)
-    except BaseException:
-        discard(folder, calls)
-        raise
-    return aside
+    aside: GuardedTree, file: PlannedFile, local: TreeFile | None, blobs: Mapping[str, bytes]
+) -> None:
+    """Write both sides of a conflict, whole."""
+    if local is not None:
+        aside.write(f"{OURS}/{file.path}", local.data, local.mode)
+    if file.upstream is not None:
+        aside.write(f"{THEIRS}/{file.path}", blobs[file.upstream.oid], file.upstream.mode)
+
+
+def _not_taken(layout: Layout, aside: GuardedTree, path: str, decision: Decision) -> str:
+    side = THEIRS if decision.choice is Choice.KEEP else OURS
+    return (aside.root / side / path).relative_to(layout.base).as_posix()

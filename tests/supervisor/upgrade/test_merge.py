@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.line_endings import LineEndings, line_endings, normalised
 from mcpkeep.protocol.upgrade.markers import has_conflict_markers
-from mcpkeep.supervisor.upgrade import merge as merge_module
 from mcpkeep.supervisor.upgrade.merge import MERGE_LIMIT, merge_bytes
 
 LINES = [b"a", b"b", b"c", b"d", b"", b"<<<<<<< x", b"=======", b">>>>>>> x", b"|||||||", "ü".encode()]
@@ -139,7 +139,7 @@ def test_settings_of_the_users_git_change_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_no_room_for_temporary_files_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(merge_module.tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(UpgradeFailed, match="temporary files cannot be written"):
         merge_bytes(b"1\n2\n3\n", b"1!\n2\n3\n", b"1\n2\n3!\n", path="a")
 

@@ -1,4 +1,4 @@
-"""Staging is a whole copy of the live installation that shares nothing with it; where it stands it is whole."""
+"""Staging is a whole copy of the live installation that shares nothing with it, and whole where it is."""
 
 import os
 import stat
@@ -170,7 +170,7 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(tmp_path: Path) 
     class Edited(OsCalls):
         edits = 1
 
-        def copy(self, source_fd: int, fd: int, size: int) -> int:  # type: ignore[override]
+        def copy(self, source_fd: int, fd: int, size: int) -> int:
             copied = super().copy(source_fd, fd, size)
             if self.edits:
                 self.edits -= 1
@@ -186,7 +186,7 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(tmp_path: Path) 
     class Restless(OsCalls):
         edits = 0
 
-        def copy(self, source_fd: int, fd: int, size: int) -> int:  # type: ignore[override]
+        def copy(self, source_fd: int, fd: int, size: int) -> int:
             self.edits += 1
             os.utime(source, ns=(self.edits, 1_000 + self.edits))
             return super().copy(source_fd, fd, size)
