@@ -141,6 +141,11 @@ class ChildActor(Actor[ChildMessage]):
         return self._child.ready
 
     @property
+    def pid(self) -> int | None:
+        """Of the current process; None where there is none."""
+        return None if self._child.current is None else self._child.current.pid
+
+    @property
     def frozen(self) -> str | None:
         """The release of the frozen child; None where there is none."""
         return None if self._child.frozen is None else self._child.frozen.release

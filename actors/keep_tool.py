@@ -53,7 +53,9 @@ class KeepTool:
         `upgrades` answers the further actions of a workspace with prAxIs OS.
         """
         self._upgrades = upgrades
-        self._arguments = KeepArguments if upgrades is None else _upgrade_arguments()
+        self._arguments: type[KeepArguments | UpgradeArguments] = (
+            KeepArguments if upgrades is None else _upgrade_arguments()
+        )
         self._workflows = workflows
         self._child = child
         self._relay_status = relay_status
@@ -111,7 +113,7 @@ class KeepTool:
             return {"restarted": True, "server": child}
         keeps = "The former server still serves." if outcome.kept else "No server is up now."
         return refusal(
-            asked.action,
+            "restart",
             "RestartFailed",
             outcome.reason,
             f"{keeps} Look at `logs`, mend the cause, and call `restart` again.",

@@ -1,7 +1,7 @@
 """The actions of the tool `mcpkeep` that upgrade: asked of whoever holds the workspace, attached to again."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import anyio
 import msgspec
@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Raw
 
 from mcpkeep.actors.toolbox import Progress, refusal
+from mcpkeep.actors.upgrade_world import Answering
 from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
@@ -37,9 +38,6 @@ ATTACH_LIMIT = 45.0
 """Seconds that one call waits: the TypeScript client gives a call up after 60."""
 RETRY_AFTER = 5
 """Seconds after which to call again; the call then waits by itself."""
-
-Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
-"""Answers a question, telling session and step on the way."""
 
 
 class AskUser(Protocol):
@@ -71,7 +69,11 @@ class _Run:
 class KeepUpgrades:
     """Answers those actions while `run` runs."""
 
-    def __init__(self, answering: Answering, *, user: AskUser) -> None:
+    def __init__(
+        self, answering: Answering, *, status: Callable[[], Awaitable[Mapping[str, object]]], user: AskUser
+    ) -> None:
+        """`status` is what the action of that name tells of upgrades."""
+        self._status = status
         self._answering = answering
         self._user = user
         self._runs: dict[UpgradeAction, _Run] = {}
@@ -92,9 +94,9 @@ class KeepUpgrades:
             task_status.started()
             await anyio.sleep_forever()
 
-    def answers(self, action: str) -> bool:
-        """Whether the action is one of these."""
-        return action in self._actions
+    async def status(self) -> Mapping[str, object]:
+        """Release, lock, what is under way, probation."""
+        return await self._status()
 
     async def call(self, asked: UpgradeArguments, progress: Progress) -> ToolResult:
         """Answer one call."""

@@ -123,12 +123,12 @@ async def validate(
     """Phase 4: measure the live server instead of trusting the switch."""
     world, release = context.world, merged.release.release_id
     live = world.live
-    if not await live.is_up(release):
+    if not live.is_up(release):
         context.step("starting the server")
         await live.start(release, progress=context.step)
     context.step("validating the live server")
     tools = await live.tools()
-    found = await world.validation.measure(release, switched.order.session_id)
+    found = await world.validation.measure(release, live.pid)
     runs = choose_smoke(tools, declared=context.settings.smoke, browser=found.browser_wanted)
     smoke = await make_smoke_tests(live, runs)
     verification = await world.changes.restored_verification(release)

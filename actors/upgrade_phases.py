@@ -141,7 +141,7 @@ async def _back_up(context: Context, release: str) -> BackupDone:
     world = context.world
     context.step("making the backup")
     snapshot = await world.installer.ask(GetSnapshot(release), within=INSTALL_LIMIT)
-    requirements = snapshot.requirements if isinstance(snapshot, Snapshot) else ""
+    requirements = snapshot.text if isinstance(snapshot, Snapshot) else ""
     backup = await world.backups.ask(
         CreateBackup(context.session_id, release, requirements), within=BACKUP_LIMIT
     )

@@ -7,8 +7,8 @@ import anyio
 import msgspec
 
 from mcpkeep.actors.upgrade_commit import switch, validate
-from mcpkeep.actors.upgrade_conclude import conclude, needed_releases
-from mcpkeep.actors.upgrade_phases import INSTALL_LIMIT, Context, Undecided, check, merge, prepare, settle
+from mcpkeep.actors.upgrade_conclude import conclude, prune
+from mcpkeep.actors.upgrade_phases import Context, Undecided, check, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
@@ -17,7 +17,6 @@ from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.plan import Decision, Plan
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
-from mcpkeep.protocol.upgrade.release import PruneReleases
 from mcpkeep.protocol.upgrade.request import RolledBack, UpgradeDone
 
 __all__ = ["RolledBackFor", "UpgradeRun"]
@@ -142,7 +141,7 @@ class UpgradeRun:
             return
         await self._world.journals.append(self.session_id, PhaseUndone(max(to_phase, 1)))
         if to_phase <= 1:
-            await self._drop_staging(state)
+            await self._drop_staging()
         if to_phase == 0:
             await self.end("aborted", "rolled back to phase 0")
 
@@ -194,6 +193,8 @@ class UpgradeRun:
             evidence=_members(evidence),
         )
         await self._world.journals.append(self.session_id, done)
+        if number == PHASE_COUNT - 1:
+            await self.end("completed")
 
     async def _take_back(self, number: int, error: BaseException) -> None:
         """After a failed phase: raises RolledBackFor in the error's place where the commit had been made."""
@@ -211,7 +212,7 @@ class UpgradeRun:
         if number <= 2 and not isinstance(error, Undecided):
             await self._world.journals.append(self.session_id, PhaseUndone(number))
             if number == 1:
-                await self._drop_staging(state)
+                await self._drop_staging()
 
     async def take_back_commit(self, reason: str) -> RolledBack:
         """Go back behind this session's commit, and end the session. Raises RollbackFailed."""
@@ -221,10 +222,10 @@ class UpgradeRun:
         await self.end("rolled_back", reason)
         return outcome
 
-    async def _drop_staging(self, state: JournalState) -> None:
+    async def _drop_staging(self) -> None:
         world = self._world
         await world.contents.remove_staging(self.session_id)
-        await world.installer.ask(PruneReleases(await needed_releases(world)), within=INSTALL_LIMIT)
+        await prune(world)
 
     async def _conclude(self, state: JournalState) -> tuple[PhaseEvidence, msgspec.Struct]:
         return await conclude(
@@ -233,7 +234,9 @@ class UpgradeRun:
             _product(state, 2, Merged),
             _product(state, 3, Switched),
             _product(state, 4, Validated),
-            {number: done.seconds for number, done in state.phases.items()} | self._seconds,
+            seconds={number: done.seconds for number, done in state.phases.items()} | self._seconds,
+            started_at=state.begun.at,
+            by=state.begun.by,
         )
 
 

@@ -4,7 +4,7 @@ Each raises UpgradeFailed where it is refused or fails, with what it had begun t
 in threads, and cancellation is heeded between files. Paths are absolute unless said otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -19,8 +19,10 @@ from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
 from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
 from mcpkeep.protocol.upgrade.release import InstallerMessage, Release
+from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 
 __all__ = [
+    "Answering",
     "Candidates",
     "Changes",
     "Contents",
@@ -38,6 +40,10 @@ __all__ = [
 
 Progress = Callable[[str], None]
 """Takes the name of each step as it begins; never blocks or raises."""
+
+
+Answering = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
+"""Asks the upgrade actor, wherever it is; session and step are told on the way. Raises UpgradeFailed."""
 
 
 class Sources(Protocol):
@@ -210,7 +216,12 @@ class LiveServer(Protocol):
         """The release of the one that serves; None where it is of none."""
         ...
 
-    async def is_up(self, release_id: str) -> bool:
+    @property
+    def pid(self) -> int | None:
+        """Of the server that can be called; None where there is none."""
+        ...
+
+    def is_up(self, release_id: str) -> bool:
         """Whether a server of that release can be called."""
         ...
 
@@ -268,7 +279,9 @@ class LiveMeasures(msgspec.Struct, frozen=True):
 class Validation(Protocol):
     """Looks at the live server from outside, without writing anything into the workspace."""
 
-    async def measure(self, release_id: str, session_id: str) -> LiveMeasures: ...
+    async def measure(self, release_id: str, pid: int | None) -> LiveMeasures:
+        """Measure the server of that release, which runs as `pid`."""
+        ...
 
 
 class Candidates(Protocol):

@@ -163,6 +163,7 @@ def promote(child: Child, event: PromotePrepared, moment: Moment) -> Result:
     after = After.FREEZE if event.freeze else After.TERM
     leaving = list(child.leaving)
     if given_up is not None:
+        given_up = replace(given_up, after=After.TERM)
         ends += end(child, given_up)
         leaving.append(ending(given_up))
     if old is not None:

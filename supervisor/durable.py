@@ -67,10 +67,6 @@ class FileCalls(Protocol):
         """Make `path` a symbolic link that says `text`."""
         ...
 
-    def symlink(self, target: str, path: Path) -> None:
-        """Make a symbolic link at `path`."""
-        ...
-
     def unlink(self, path: Path) -> None: ...
 
     def mkdir(self, path: Path) -> None: ...
@@ -139,9 +135,6 @@ class OsCalls:
 
     def symlink(self, text: str, path: Path) -> None:
         os.symlink(text, path)
-
-    def symlink(self, target: str, path: Path) -> None:
-        os.symlink(target, path)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mcpkeep.protocol.config import Settings, resolve
 from mcpkeep.protocol.errors import ConfigError
 from mcpkeep.protocol.flags import parse_run_flags
 from mcpkeep.supervisor.config import find_config, read_config
 from mcpkeep.supervisor.workspace import find_base, find_workspace, make_state_folder, recognise_server
+
+if TYPE_CHECKING:
+    from mcpkeep.supervisor.upgrade.startup import Started
 
 __all__ = ["RunOptions", "gather_options"]
 
@@ -46,6 +49,8 @@ class RunOptions(NamedTuple):
     """The release of prAxIs OS that `command` starts; None where it is none."""
     base: str | None = None
     """The folder of the prAxIs OS installation, where `command` starts a server of it."""
+    started: "Started | None" = None
+    """What the start found interrupted or edited, where it had to look."""
 
 
 def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> RunOptions:

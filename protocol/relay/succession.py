@@ -189,7 +189,9 @@ class Succession:
             return
         self._frozen[link.generation] = link
         link.uris = tuple(self._standing.uris)
-        link.session, link.is_initialized = self._opening.session, self._opening.initialized
+        opened = link.is_ready and self._opening.is_told
+        link.session = self._opening.session if opened else 0
+        link.is_initialized = self._opening.initialized
         self._forget(link, "the MCP server was replaced")
         self._calls.lose(link, None, accepted=frozen.accepted, planned=True, now=now)
         self._release()

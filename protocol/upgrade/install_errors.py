@@ -107,7 +107,7 @@ _TABLE: tuple[tuple[Cause, str, str, str], ...] = (
     ),
     (
         Cause.NO_SUCH_VERSION,
-        r"there (?:is|are) no versions? of (?P<what>\S+)"
+        r"there (?:is|are) no versions? of (?P<what>\S+)|is available and you require (?P<more>\S+),"
         r"|satisfies the requirement (?P<also>[^\n]+?)(?: \(from [^()\n]*\))? \(from versions: (?!none)",
         "no matching version of {what}",
         _INDEX_REMEDY,

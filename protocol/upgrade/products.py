@@ -11,7 +11,7 @@ from mcpkeep.protocol.upgrade.plan import Applied, Plan
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, ToolDiff
 from mcpkeep.protocol.upgrade.release import Release
 
-__all__ = ["Merged", "Prepared", "Switched", "Validated"]
+__all__ = ["Closed", "Merged", "Prepared", "Switched", "Validated"]
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -59,3 +59,11 @@ class Validated(msgspec.Struct, frozen=True):
     facts: tuple[str, ...]
     path: str
     """Of the validation report, relative to the workspace."""
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """Phase 5: the record."""
+
+    summary: str
+    """Path of the report, relative to the workspace."""
+    warnings: tuple[str, ...]

@@ -122,12 +122,6 @@ class PostInstallDone(msgspec.Struct, frozen=True, tag="install.post_install_don
     steps: tuple[PostInstallStep, ...]
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag="install.snapshot"):
-    """What is installed, as `pip freeze` writes it."""
-
-    requirements: str
-
-
 class Pruned(msgspec.Struct, frozen=True, tag="install.pruned"):
     """What was removed."""
 

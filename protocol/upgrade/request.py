@@ -278,8 +278,6 @@ class ServerCrashed(msgspec.Struct, frozen=True, tag="upgrade.server_crashed"):
 
     release: str | None
     how: str
-    given_up: bool
-    """Whether no restart follows."""
 
 
 class GetBackups(Question[BackupList], frozen=True, tag="upgrade.get_backups"):

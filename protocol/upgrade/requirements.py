@@ -194,9 +194,7 @@ def _joined(text: str) -> Iterator[str]:
 
 def _checked(file: str, line: str) -> str:
     bare = _PER_REQUIREMENT.sub("", line)
-    # `${NAME}` stands for a variable, in the address of a private index's package.
-    requirement = _parse(bare)
-    if requirement is not None:
+    if _FROM_FILE.fullmatch(bare) is None and _parse(bare) is not None:
         return line
     if _URL.match(bare):
         named = re.search(r"#(?:.*&)?egg=([\w.-]+)", bare)

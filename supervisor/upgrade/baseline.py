@@ -1,6 +1,7 @@
 """baseline/: upstream's bytes of what was last installed, by installed path; replaced as a whole."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, Part
@@ -13,15 +14,15 @@ from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.staging import copy_content, discard
 
-__all__ = ["renew_baseline", "settle_baseline"]
+__all__ = ["exchange_baseline", "renew_baseline", "settle_baseline"]
 
 
 def renew_baseline(
-    layout: Layout, plan: Plan, *, calls: FileCalls = OS_CALLS, check: Check = lambda: None
+    layout: Layout, plan: Plan, session_id: str, *, calls: FileCalls = OS_CALLS, check: Check = lambda: None
 ) -> None:
     """Make baseline/ upstream's version of each planned file, whatever was decided about it, durably.
 
-    A half of the installation (content, or code) that the plan has no file of keeps its baseline. Raises
+    The former one is kept with the session's change, for the way back. A half of the installation (content, or code) that the plan has no file of keeps its baseline. Raises
     UpgradeFailed, and the old baseline stands.
     """
     new, old = _beside(layout, "new"), _beside(layout, "old")
@@ -45,8 +46,43 @@ def renew_baseline(
             discard(new, calls)
             raise
         calls.fsync_folder(layout.own)
-    # It is renewed: the old one's remains are removed by the next renewal at the latest.
-    discard(old, calls)
+        _keep(layout, old, session_id, calls)
+
+
+def exchange_baseline(
+    layout: Layout, session_id: str, undone: Sequence[str], *, calls: FileCalls = OS_CALLS
+) -> None:
+    """Bring back the baseline from before the first of the changes `undone`; the present one is kept with
+    the change of `session_id`. Nothing where none of them renewed it. Raises UpgradeFailed.
+    """
+    kept = next((path for one in undone if (path := _kept(layout, one)).is_dir()), None)
+    if kept is None:
+        return
+    old = _beside(layout, "old")
+    with disk_failure("bringing the baseline back"):
+        settle_baseline(layout, calls=calls)
+        if layout.baseline.is_dir():
+            calls.rename(layout.baseline, old)
+        calls.rename(kept, layout.baseline)
+        calls.fsync_folder(layout.own)
+        _keep(layout, old, session_id, calls)
+
+
+def _kept(layout: Layout, session_id: str) -> Path:
+    return layout.change(session_id) / "baseline"
+
+
+def _keep(layout: Layout, old: Path, session_id: str, calls: FileCalls) -> None:
+    """Put the former baseline to the change that replaced it; where there was none, an empty one."""
+    kept = _kept(layout, session_id)
+    if not kept.parent.is_dir() or kept.is_dir():
+        discard(old, calls)
+        return
+    if old.is_dir():
+        calls.rename(old, kept)
+    else:
+        calls.mkdir(kept)
+    calls.fsync_folder(kept.parent)
 
 
 def settle_baseline(layout: Layout, *, calls: FileCalls = OS_CALLS) -> None:

@@ -42,6 +42,7 @@ class DirectServer:
         self._environ = clean_environment(os.environ if environ is None else environ)
         self._heard = heard
         self._probe: Probe | None = None
+        self._started: str | None = None
         self._tools: Mapping[str, str] = {}
 
     async def __aenter__(self) -> "DirectServer":
@@ -56,6 +57,15 @@ class DirectServer:
     def serving(self) -> bool:
         """No client is attached to it, ever."""
         return False
+
+    @property
+    def release(self) -> str | None:
+        """None: nobody is served."""
+        return None
+
+    def is_up(self, release_id: str) -> bool:
+        """Whether a server of that release was started here, and can be called."""
+        return self._probe is not None and self._started == release_id
 
     @property
     def pid(self) -> int | None:
@@ -96,6 +106,7 @@ class DirectServer:
         try:
             await self._probe.handshake(waiting=lambda line: progress(f"{doing}: {line.strip()[:100]}"))
             self._tools = await self._probe.tools()
+            self._started = release_id
         except BaseException:
             await self.drop()
             raise

@@ -6,11 +6,11 @@ whether any file is newer than `build_time`, then compares each mtime exactly: a
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from shutil import Error, copytree, rmtree
 from typing import NamedTuple, cast
 
 import msgspec
@@ -57,7 +57,7 @@ class Lack(NamedTuple):
 def drop_index(index: Path) -> None:
     """Remove it, whatever it is."""
     if index.is_dir() and not index.is_symlink():
-        shutil.rmtree(index)
+        rmtree(index)
     else:
         index.unlink(missing_ok=True)
 
@@ -86,8 +86,8 @@ def carry_index(live: Path, staged: Path) -> bool:
         before = _listing(source)
         if METADATA not in before:
             return False
-        with suppress(shutil.Error, FileNotFoundError):
-            shutil.copytree(source, target, symlinks=True)
+        with suppress(Error, FileNotFoundError):
+            copytree(source, target, symlinks=True)
             if _listing(source) == before:
                 return True
         drop_index(target)

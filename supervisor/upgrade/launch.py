@@ -34,9 +34,9 @@ ASK_LIMIT = 30.0
 _ASK = """
 import importlib.util, os
 found = importlib.util.find_spec("mcp_server")
-print((os.path.realpath(found.origin or next(iter(found.submodule_search_locations))) if found else "")
+print(os.path.realpath(found.origin or next(iter(found.submodule_search_locations))) if found else "")
 """
-_BEGIN_NUMBER = 0
+_NO_GENERATION = 0
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -66,10 +66,12 @@ async def ask_code_path(launch: Launch, cwd: str, run_id: str, *, environ: Mappi
         UpgradeFailed: the interpreter does not start, or does not answer.
     """
     interpreter = launch.command[0]
-    env = mark_environment({**environ, **launch.env}, run_id=run_id, generation=_BEGIN_NUMBER)
+    env = mark_environment({**environ, **launch.env}, run_id=run_id, generation=_NO_GENERATION)
     try:
         with anyio.fail_after(ASK_LIMIT):
-            done = await anyio.run_process([interpreter, "-c", _ASK], cwd=cwd, env=env, check=False)
+            done = await anyio.run_process(
+                [interpreter, "-c", _ASK], cwd=cwd, env=env, check=False, start_new_session=True
+            )
     except TimeoutError as error:
         raise UpgradeFailed(
             f"the interpreter {interpreter!r} did not answer within {ASK_LIMIT:g} s",

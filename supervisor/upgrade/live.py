@@ -73,6 +73,20 @@ class RunningServer:
         """Whether there is one that clients are attached to."""
         return self._child.ready and self._relay.is_attended
 
+    @property
+    def release(self) -> str | None:
+        """The release of the one that serves; None where it is of none."""
+        return self._child.release
+
+    @property
+    def pid(self) -> int | None:
+        """Of the one that serves; None where there is none."""
+        return self._child.pid
+
+    def is_up(self, release_id: str) -> bool:
+        """Whether a server of that release can be called."""
+        return self.serving and self.release == release_id
+
     async def tools(self) -> Mapping[str, str]:
         """Its tools: name to SHA-256 of their description and schemas. Empty where none serves."""
         tools: list[Mapping[str, object]] = []

@@ -1,12 +1,29 @@
 """Whether an upgrade left anything to recover. Asked on every start, before the child: no imports."""
 
 import os
+from typing import TYPE_CHECKING
 
-__all__ = ["anything_pending"]
+if TYPE_CHECKING:
+    from mcpkeep.supervisor.upgrade.startup import Started
+
+__all__ = ["anything_pending", "make_ready"]
 
 # What it costs with nothing there: two failed listings, some 20 microseconds.
 _BASES = (".praxis-os", ".agent-os")
 _TAIL = 4096
+
+
+def make_ready(workspace: str, base: str, release: str | None) -> "Started | None":
+    """Recover what is pending, and make a release of code that was edited since its release; mostly nothing."""
+    from mcpkeep.supervisor.upgrade.live_code import code_changed
+
+    pending = anything_pending(workspace)
+    edited = release is not None and code_changed(base)
+    if not pending and not edited:
+        return None
+    from mcpkeep.supervisor.upgrade.startup import make_ready
+
+    return make_ready(workspace, pending=pending, edited=edited)
 
 
 def anything_pending(workspace: str) -> bool:

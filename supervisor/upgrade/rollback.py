@@ -90,7 +90,8 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         swap_index=any(record.swapped_index for record in way.changes),
     )
     kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
-    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
+    undoes = tuple(record.session_id for record in way.changes)
+    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside, undoes)
 
 
 def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:

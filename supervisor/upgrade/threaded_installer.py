@@ -60,9 +60,11 @@ class ThreadedInstaller:
             except (UpgradeFailed, Stopped) as error:
                 failure = error
             tasks.cancel_scope.cancel()
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        if isinstance(failure, Stopped):
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if failure is not None:
             raise failure
+        # What was done all the same before the cancellation came is told.
         return result[0]
 
 

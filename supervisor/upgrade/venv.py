@@ -242,13 +242,19 @@ class Venvs:
         remove_tree(path)
 
         def run(words: Sequence[str], limit: float) -> None:
-            tool = Path(words[0]).name
+            tool = "uv" if words[0] == self._uv else "pip"
+
+            def tell(line: str) -> None:
+                # Each single package is a line, too.
+                if line[:2] not in ("+ ", "- ", "~ "):
+                    progress(f"{tool}: {line}")
+
             done = run_command(
                 words,
                 env=self._environ,
                 limit=limit,
                 stopper=stopper,
-                on_line=lambda line: progress(f"{tool}: {line}"),
+                on_line=tell,
                 pass_fds=(lock,),
             )
             if done.code:

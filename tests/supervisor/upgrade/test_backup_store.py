@@ -112,9 +112,8 @@ def test_a_backup_holds_all_content_byte_for_byte_with_its_manifest(base: Path, 
 def test_what_is_no_content_is_left_out_and_said_so(base: Path, store: BackupFiles) -> None:
     plant(
         base,
-        {
-            path: b"x"
-            for path in (
+        dict.fromkeys(
+            (
                 *(
                     ".cache/vector_index/data",
                     "venv/bin/python",
@@ -135,8 +134,9 @@ def test_what_is_no_content_is_left_out_and_said_so(base: Path, store: BackupFil
                     "MANIFEST.json",
                 ),
                 *("requirements-snapshot.txt", "workspace/venv/kept", "standards/state/kept"),
-            )
-        },
+            ),
+            b"x",
+        ),
     )
     os.mkfifo(base / "fifo")
     with socket.socket(socket.AF_UNIX) as server:

@@ -1,4 +1,4 @@
-"""Texts are merged by lines and JSON by key; overlaps, binary files and conflict markers are never a result."""
+"""Texts are merged by lines and JSON by key; overlaps, binary files and markers are never a result."""
 
 import json
 import subprocess
@@ -51,7 +51,9 @@ NUMBERED = st.lists(st.sampled_from(["keep", "ours", "theirs"]), min_size=2, max
 def test_changes_to_lines_apart_all_arrive(who: list[str], end: bytes) -> None:
     def text(*changes: str) -> bytes:
         # Three lines that nobody touches stand between any two that somebody may.
-        lines = [f"{n}{' ' + side if side in changes else ''}\n.{n}\n:{n}\n!{n}\n" for n, side in enumerate(who)]
+        lines = [
+            f"{n}{' ' + side if side in changes else ''}\n.{n}\n:{n}\n!{n}\n" for n, side in enumerate(who)
+        ]
         return "".join(lines).encode()
 
     ours = text("ours").replace(b"\n", end)
@@ -74,7 +76,9 @@ def test_changes_to_lines_apart_all_arrive(who: list[str], end: bytes) -> None:
         (b"\xff1\n2\n3\n", b"\xff1!\n2\n3\n", b"\xff1\n2\n3!\n", b"\xff1!\n2\n3!\n"),
     ],
 )
-def test_the_users_line_endings_and_bytes_stay(base: bytes, ours: bytes, theirs: bytes, merged: bytes) -> None:
+def test_the_users_line_endings_and_bytes_stay(
+    base: bytes, ours: bytes, theirs: bytes, merged: bytes
+) -> None:
     assert merge_bytes(base, ours, theirs, path="a.md") == merged
 
 
@@ -119,12 +123,12 @@ def test_what_is_called_json_and_is_none_is_merged_by_lines() -> None:
     base = b'// settings\n{"a": 1,\n"x": 0,\n"b": 2}\n'
     ours, theirs = base.replace(b"1", b"9"), base.replace(b"2", b"3")
     assert merge_bytes(base, ours, theirs, path="a.json") == base.replace(b"1", b"9").replace(b"2", b"3")
-    assert merge_bytes(b"\xff\n1\n2\n", b"\xff!\n1\n2\n", b"\xff\n1\n2!\n", path="a.json") == b"\xff!\n1\n2!\n"
+    assert (
+        merge_bytes(b"\xff\n1\n2\n", b"\xff!\n1\n2\n", b"\xff\n1\n2!\n", path="a.json") == b"\xff!\n1\n2!\n"
+    )
 
 
-def test_settings_of_the_users_git_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_of_the_users_git_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings_file = tmp_path / "gitconfig"
     settings_file.write_text("[merge]\nconflictstyle = zdiff3\n[core]\nautocrlf = true\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings_file))
