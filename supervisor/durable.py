@@ -168,8 +168,11 @@ class OsCalls:
             os.close(fd)
 
     def sync_tree(self, path: Path) -> None:
-        if sync_file_system(path):
-            return
+        if not sync_file_system(path):
+            self.sync_each(path)
+
+    def sync_each(self, path: Path) -> None:
+        """The same as sync_tree by an fsync of every file and folder, on any file system."""
         for folder, _, names in os.walk(path):
             for name in names:
                 file = os.path.join(folder, name)

@@ -103,6 +103,15 @@ class Recorder:
             self._enter(_Entry(path.parent, name=path, file=self._open[fd]), "create")
             return fd
 
+    def open_append(self, path: Path) -> int:
+        with self._lock:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            self._open[fd] = self._names[path]
+            return fd
+
+    def copy(self, source: int, fd: int, size: int) -> int:
+        return self.write(fd, os.read(source, size))
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         with self._lock:
             written = os.write(fd, data)
@@ -112,6 +121,9 @@ class Recorder:
 
     def fsync(self, fd: int) -> None:
         self._sync(self._open[fd], "fsync")
+
+    def fsync_file(self, path: Path) -> None:
+        self._sync(self._names[path], "fsync_file")
 
     def close(self, fd: int) -> None:
         with self._lock:
@@ -130,9 +142,6 @@ class Recorder:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
 
-    def symlink(self, target: str, path: Path) -> None:
-        raise NotImplementedError("a Crash holds files and folders only")
-
     def unlink(self, path: Path) -> None:
         with self._lock:
             os.unlink(path)
@@ -148,11 +157,11 @@ class Recorder:
             os.rmdir(path)
             self._enter(_Entry(path.parent, gone=path), "rmdir")
 
-    def symlink(self, target: str, path: Path) -> None:
+    def symlink(self, text: str, path: Path) -> None:
         with self._lock:
-            os.symlink(target, path)
+            os.symlink(text, path)
             file = next(self._files)
-            self.links[file] = target
+            self.links[file] = text
             self._enter(_Entry(path.parent, name=path, file=file), "symlink")
 
     # Modes, times and holes are not modelled.

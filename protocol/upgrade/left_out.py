@@ -18,7 +18,8 @@ _AT_THE_TOP = {
 }
 # `.rebuild_index` is a request to the server, which takes it away again.
 _ANYWHERE = re.compile(
-    r"__pycache__|.*\.py[co]|\.DS_Store|\.(pytest|mypy|ruff)_cache|\.rebuild_index|.*\.mcpkeep-\d+\.tmp"
+    r"(?:^|/)(?:__pycache__|[^/]*\.py[co]|\.DS_Store|\.(?:pytest|mypy|ruff)_cache|\.rebuild_index"
+    r"|[^/]*\.mcpkeep-\d+\.tmp)(?:/|$)"
 )
 
 
@@ -27,7 +28,5 @@ def is_left_out(path: str) -> bool:
 
     A venv by another name than `venv` or `.venv...` is told by its `pyvenv.cfg`, which this cannot see.
     """
-    names = path.split("/")
-    if names[0] in _AT_THE_TOP or names[0].startswith(".venv"):
-        return True
-    return any(_ANYWHERE.fullmatch(name) for name in names)
+    top = path.partition("/")[0]
+    return top in _AT_THE_TOP or top.startswith(".venv") or _ANYWHERE.search(path) is not None

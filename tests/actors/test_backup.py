@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import cast
 
 import anyio
 import pytest
 
 from mcpkeep.actors.actor import ActorStopped
 from mcpkeep.actors.backup import BackupActor
+from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import (
     BackupDone,
     BackupInfo,
@@ -102,10 +104,11 @@ CREATE = CreateBackup("s", "r", "x==1\n")
 async def ask(store: FakeStore, question: BackupMessage) -> object:
     actor = BackupActor(store, now=lambda: NOW)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status: actor.run(task_status=task_status))
-        answer = await actor.ask(question, within=5)
+        await tasks.start(actor.run)
+        answer = await actor.ask(cast("Question[object]", question), within=5)
         actor.stop()
-    return answer
+        return answer
+    raise AssertionError("the actor left before it answered")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ async def test_questions_are_answered_one_at_a_time() -> None:
     actor = BackupActor(store, now=lambda: NOW)
     answers: list[object] = []
     async with anyio.create_task_group() as asking, anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status: actor.run(task_status=task_status))
+        await tasks.start(actor.run)
 
         async def ask_once() -> None:
             answers.append(await actor.ask(VerifyBackup(ID), within=5))
@@ -176,7 +179,7 @@ async def test_a_cancelled_actor_has_the_store_stop_between_files_and_answers_it
                 refused.append(e.actor)
 
         async with anyio.create_task_group() as tasks:
-            await tasks.start(lambda task_status: actor.run(task_status=task_status))
+            await tasks.start(actor.run)
             asking.start_soon(ask_once)
             await anyio.to_thread.run_sync(store.busy.wait)
             tasks.cancel_scope.cancel()

@@ -223,9 +223,12 @@ def test_a_manifest_with_a_path_out_of_the_backup_is_refused_by_name(
     done = create(store)
     bad = msgspec.structs.replace(done.manifest, files={**done.manifest.files, path: entry(b"")})
     (base / ".backups" / ID / "MANIFEST.json").write_bytes(msgspec.json.encode(bad))
-    for work in (store.verify, lambda name, check: store.restore(name, "s", check=check)):
+    for work in (
+        lambda: store.verify(ID, check=unchecked),
+        lambda: store.restore(ID, "s", check=unchecked),
+    ):
         with pytest.raises(UpgradeFailed) as refused:
-            work(ID, check=unchecked)
+            work()
         assert str(refused.value) == f"the manifest of backup '{ID}' names {path!r}, which leads out of it"
     assert (base / "a").read_bytes() == b"1"
 
@@ -306,6 +309,12 @@ def test_a_file_that_the_disk_does_not_give_is_named(tmp_path: Path) -> None:
         "'a.md' cannot be read: Input/output error",
         "the disk errs there: save what you can, and replace the file from elsewhere",
     )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UpgradeFailed, match=r"^'file' cannot be read: Not a directory$"):
+        walk(tmp_path / "file")
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
