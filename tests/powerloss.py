@@ -20,7 +20,10 @@ _EXHAUSTIVE = 6
 
 @dataclass(frozen=True)
 class _Entry:
-    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder."""
+    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder.
+
+    A folder that has both has changed its name, and all below it goes along.
+    """
 
     folder: Path
     gone: Path | None = None
@@ -55,18 +58,28 @@ class Crash:
     """What a disk may hold after a cut, and the marks that had been made by then."""
 
     files: dict[Path, bytes]
-    links: dict[Path, str]
     folders: frozenset[Path]
     marks: tuple[object, ...]
+    numbers: dict[Path, int] = field(default_factory=dict[Path, int])
+    """Names of one file have one number."""
+    links: dict[Path, str] = field(default_factory=dict[Path, str])
+    """Symbolic links, by their text."""
 
     def put(self, root: Path) -> None:
         """Make it real below `root`, an empty folder."""
         for folder in sorted(self.folders):
             (root / folder).mkdir()
+        first: dict[int, Path] = {}
         for path, data in self.files.items():
-            (root / path).write_bytes(data)
-        for path, target in self.links.items():
-            (root / path).symlink_to(target)
+            number = self.numbers.get(path, -1)
+            if path in self.links:
+                os.symlink(self.links[path], root / path)
+            elif number in first:
+                os.link(root / first[number], root / path)
+            else:
+                (root / path).write_bytes(data)
+                if number >= 0:
+                    first[number] = path
 
 
 @dataclass
@@ -82,15 +95,37 @@ class Recorder:
     log: list[_Record] = field(default_factory=list[_Record])
     calls: list[str] = field(default_factory=list[str])
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    links: dict[int, str] = field(default_factory=dict[int, str])
     _names: dict[Path, int] = field(default_factory=dict[Path, int])
+    _texts: dict[int, str] = field(default_factory=dict[int, str])
     _open: dict[int, int] = field(default_factory=dict[int, int])
     _files: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """What symbolic links say, by number."""
+        return self._texts
 
     def mark(self, value: object) -> None:
         """Note that something has happened, such as an answer having left."""
         with self._lock:
             self.log.append(_Mark(value))
+
+    def adopt(self) -> None:
+        """Take what is below `root` for written and synced."""
+        for at, folders, files in os.walk(self.root):
+            for name in sorted((*folders, *files)):
+                path = Path(at) / name
+                if path.is_dir() and not path.is_symlink():
+                    self._enter(_Entry(path.parent, name=path), "adopt")
+                    continue
+                number = next(self._files)
+                self._enter(_Entry(path.parent, name=path, file=number), "adopt")
+                if path.is_symlink():
+                    self._texts[number] = os.readlink(path)
+                else:
+                    self.log.append(_Content(number, path.read_bytes()))
+                    self.log.append(_Synced(number, len(self.log)))
+            self.log.append(_Synced(Path(at), len(self.log)))
 
     def create(self, path: Path) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
@@ -105,7 +140,7 @@ class Recorder:
 
     def open_append(self, path: Path) -> int:
         with self._lock:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            fd = os.open(path, os.O_APPEND | os.O_WRONLY)
             self._open[fd] = self._names[path]
             return fd
 
@@ -142,6 +177,13 @@ class Recorder:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
 
+    def symlink(self, text: str, path: Path) -> None:
+        with self._lock:
+            os.symlink(text, path)
+            number = next(self._files)
+            self._texts[number] = text
+            self._enter(_Entry(path.parent, name=path, file=number), "symlink")
+
     def unlink(self, path: Path) -> None:
         with self._lock:
             os.unlink(path)
@@ -156,13 +198,6 @@ class Recorder:
         with self._lock:
             os.rmdir(path)
             self._enter(_Entry(path.parent, gone=path), "rmdir")
-
-    def symlink(self, text: str, path: Path) -> None:
-        with self._lock:
-            os.symlink(text, path)
-            file = next(self._files)
-            self.links[file] = text
-            self._enter(_Entry(path.parent, name=path, file=file), "symlink")
 
     # Modes, times and holes are not modelled.
 
@@ -187,7 +222,7 @@ class Recorder:
     def _enter(self, entry: _Entry, call: str) -> None:
         self.log.append(entry)
         self.calls.append(call)
-        _apply(self._names, entry)
+        _apply(self._names, set(), entry)
 
     def _sync(self, what: int | Path, call: str) -> None:
         if call in self.without:
@@ -200,10 +235,13 @@ class Recorder:
             self.calls.append(call)
 
 
-def crashes(recorder: Recorder) -> Iterator[Crash]:
-    """Every different state a disk may be in after a cut, with the marks made before it."""
+def crashes(recorder: Recorder, start: int = 0) -> Iterator[Crash]:
+    """Every different state a disk may be in after a cut, with the marks made before it.
+
+    Cuts before `start`, a length of the log, are left out.
+    """
     seen: set[tuple[object, ...]] = set()
-    for cut in range(len(recorder.log) + 1):
+    for cut in range(start, len(recorder.log) + 1):
         for crash in _after(recorder, cut):
             key = (
                 tuple(sorted(crash.files.items())),
@@ -239,25 +277,21 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
         lost: list[tuple[Path, Path]] = []
         for n, entry in entries:
             if n in kept or n not in pending:
-                entry = _as_if_without(lost, entry)
-                _apply(names, entry)
-                _apply_to_folders(folders, entry)
+                _apply(names, folders, _as_if_without(lost, entry))
             elif entry.gone is not None and entry.name is not None and entry.file is None:
                 lost.append((entry.name, entry.gone))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
-        present = {p: f for p, f in names.items() if p.parent in reachable and f not in recorder.links}
-        links = {
-            p.relative_to(recorder.root): recorder.links[f]
-            for p, f in names.items()
-            if p.parent in reachable and f in recorder.links
-        }
+        present = {p: f for p, f in names.items() if p.parent in reachable}
         for part in (0, 1, 2):
             files: dict[Path, bytes] = {}
             for path, file in present.items():
                 safe, loose = contents.get(file, (b"", b""))
                 files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
             below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
-            yield Crash(files, links, below, marks)
+            numbers = {path.relative_to(recorder.root): file for path, file in present.items()}
+            texts = recorder.texts
+            links = {path: texts[number] for path, number in numbers.items() if number in texts}
+            yield Crash(files, below, marks, numbers, links)
 
 
 def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
@@ -277,28 +311,21 @@ def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
     )
 
 
-def _apply(names: dict[Path, int], entry: _Entry) -> None:
-    if entry.gone is not None and entry.name is not None and entry.file is None:
-        for path in [path for path in names if path.is_relative_to(entry.gone)]:
-            names[entry.name / path.relative_to(entry.gone)] = names.pop(path)
-        return
+def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry) -> None:
+    if entry.file is None and entry.gone is not None and entry.gone not in names:
+        folders.discard(entry.gone)
+        if entry.name is not None:
+            for below in [path for path in names if path.is_relative_to(entry.gone)]:
+                names[entry.name / below.relative_to(entry.gone)] = names.pop(below)
+            for below in [path for path in folders if path.is_relative_to(entry.gone)]:
+                folders.discard(below)
+                folders.add(entry.name / below.relative_to(entry.gone))
+    if entry.file is None and entry.name is not None:
+        folders.add(entry.name)
     if entry.gone is not None:
         names.pop(entry.gone, None)
     if entry.name is not None and entry.file is not None:
         names[entry.name] = entry.file
-
-
-def _apply_to_folders(folders: set[Path], entry: _Entry) -> None:
-    if entry.file is not None:
-        return
-    if entry.gone is not None and entry.name is not None:
-        for folder in [folder for folder in folders if folder.is_relative_to(entry.gone)]:
-            folders.remove(folder)
-            folders.add(entry.name / folder.relative_to(entry.gone))
-    elif entry.name is not None:
-        folders.add(entry.name)
-    elif entry.gone is not None:
-        folders.discard(entry.gone)
 
 
 def _up(folder: Path, root: Path) -> Iterator[Path]:

@@ -1,9 +1,11 @@
 """A very small installation with two releases, an upgrade between them, and ways to be killed in it."""
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -247,6 +249,9 @@ def whole(world: World) -> str:
     assert which is not None
     found = live(world)
     wanted = version(which)
+    # For a server that runs: after a power loss none does.
+    if which == "new" and found.get(carried := f"{INDEX}/t.lance/data/1", b"old index") == b"old index":
+        found[carried] = b"old index"
     for extra in set(found) - set(wanted):
         # An index that went back and forth has brought along what a running server read.
         if extra.startswith(INDEX) or (extra, found[extra]) == ("workflows", "empty folder"):
@@ -257,6 +262,17 @@ def whole(world: World) -> str:
         if found.get(path) != wanted.get(path)
     }
     return which
+
+
+@contextlib.contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder in memory where the system has such: these tests make a thousand installations."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
 
 
 def sha(data: bytes) -> str:

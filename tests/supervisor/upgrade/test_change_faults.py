@@ -3,7 +3,7 @@
 import errno
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.faults import Faults
-from tests.small_installation import SESSION, World, build, order, upgrade, whole
+from tests.small_installation import SESSION, World, build, in_memory, order, upgrade, whole
 
 
 def change(world: World) -> None:
@@ -36,14 +36,20 @@ def begun(folder: Path) -> World:
     return world
 
 
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 @pytest.mark.parametrize(("ready", "work"), [(begun, change), (upgraded, rollback)])
 def test_each_failing_call_is_answered_and_the_tree_is_whole(
-    tmp_path: Path, ready: Callable[[Path], World], work: Callable[[World], None], code: int
+    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], code: int
 ) -> None:
     session_id = SESSION if ready is begun else "s-2"
     for n in itertools.count():
-        folder = tmp_path / str(n)
+        folder = memory / str(n)
         folder.mkdir()
         before = ready(folder)
         start = before.layout.current_release()
@@ -69,10 +75,10 @@ def test_each_failing_call_is_answered_and_the_tree_is_whole(
 
 @pytest.mark.parametrize(("ready", "work"), [(begun, change), (upgraded, rollback)])
 def test_a_disk_that_fails_from_some_call_on_leaves_what_the_next_start_puts_right(
-    tmp_path: Path, ready: Callable[[Path], World], work: Callable[[World], None]
+    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None]
 ) -> None:
     for n in itertools.count(0, 3):
-        folder = tmp_path / str(n)
+        folder = memory / str(n)
         folder.mkdir()
         calls = Faults(n, errno.EIO, from_then_on=True)
         world = ready(folder).again(calls)

@@ -14,6 +14,7 @@ from tests.small_installation import (
     SESSION,
     World,
     build,
+    in_memory,
     killed_at,
     upgrade,
     whole,
@@ -62,9 +63,9 @@ def assert_settled(world: World) -> str:
     return which
 
 
-def each_kill(tmp_path: Path, ready: Callable[[Path], World], work: Work) -> Iterator[tuple[int, World]]:
+def each_kill(memory: Path, ready: Callable[[Path], World], work: Work) -> Iterator[tuple[int, World]]:
     for n in itertools.count():
-        folder = tmp_path / str(n)
+        folder = memory / str(n)
         folder.mkdir()
         world, died = killed_at(n, ready(folder), work)
         yield n, world
@@ -82,12 +83,18 @@ def upgraded(folder: Path) -> World:
 CASES = [(build, whole_upgrade), (build, failed_upgrade), (upgraded, whole_rollback)]
 
 
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize(("ready", "work"), CASES)
 def test_killed_at_any_call_the_next_start_finds_or_makes_one_whole_version(
-    tmp_path: Path, ready: Callable[[Path], World], work: Work
+    memory: Path, ready: Callable[[Path], World], work: Work
 ) -> None:
     outcomes: set[str] = set()
-    for n, world in each_kill(tmp_path, ready, work):
+    for n, world in each_kill(memory, ready, work):
         done = world.recover()
         assert not done.failed, (n, done)
         outcomes.add(assert_settled(world))
@@ -98,9 +105,9 @@ def test_killed_at_any_call_the_next_start_finds_or_makes_one_whole_version(
 
 @pytest.mark.parametrize(("ready", "work"), CASES)
 def test_killed_again_at_any_call_of_the_recovery_it_comes_to_the_same(
-    tmp_path: Path, ready: Callable[[Path], World], work: Work
+    memory: Path, ready: Callable[[Path], World], work: Work
 ) -> None:
-    for n, world in each_kill(tmp_path, ready, work):
+    for n, world in each_kill(memory, ready, work):
         for m in itertools.count(n % 11, 11):
             world, died = killed_at(m, world, World.recover)
             if not died:
