@@ -32,7 +32,6 @@ from mcpkeep.supervisor.upgrade.index import (
     is_current,
     lack_of,
     stamp_build_time,
-    sync_index,
 )
 from mcpkeep.supervisor.upgrade.launch import (
     ask_code_path,
@@ -124,8 +123,6 @@ class StagedCandidates:
         base = self._layout.staged(session_id)
         trial = _Trial(base, start, smoke, progress, partial(stamp_build_time, calls=self._calls))
         tried, index = await trial.run(self._layout.base if carry_index else None)
-        if index != "none":
-            await _in_thread(sync_index, base / INDEX, calls=self._calls)
         return Proof(
             server_name=tried.info.name,
             server_version=tried.info.version,

@@ -2,21 +2,19 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 
 import anyio.to_thread
-import msgspec
 
 from mcpkeep.actors.upgrade_world import Progress
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.readiness import Patience
-from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.supervisor.stderr import TAIL_LINES
 from mcpkeep.supervisor.upgrade.index import drop_unfinished
 from mcpkeep.supervisor.upgrade.launch import clean_environment, launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, start_probe
+from mcpkeep.supervisor.upgrade.release_store import read_release
 
 __all__ = ["DirectServer"]
 
@@ -89,7 +87,7 @@ class DirectServer:
     async def start(self, release_id: str, *, progress: Progress) -> None:
         """Boot the release on the live workspace, up to its list of tools. Raises UpgradeFailed."""
         await self.drop()
-        release = await anyio.to_thread.run_sync(_read_release, self._layout, release_id)
+        release = await anyio.to_thread.run_sync(read_release, self._layout, release_id)
         await anyio.to_thread.run_sync(drop_unfinished, self._layout.base)
         doing = "starting the server on the workspace"
         progress(doing)
@@ -129,14 +127,3 @@ class DirectServer:
     def stderr_since_switch(self) -> tuple[str, ...]:
         """The last lines of the started server's stderr, oldest first."""
         return () if self._probe is None else self._probe.stderr_lines(TAIL_LINES)
-
-
-def _read_release(layout: Layout, release_id: str) -> Release:
-    path: Path = layout.releases / release_id / "release.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Release)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UpgradeFailed(
-            f"the release {release_id!r} is not whole: {error}",
-            remediation="go back to another release; `mcpkeep rollback` names them",
-        ) from error

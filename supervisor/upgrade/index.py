@@ -29,7 +29,6 @@ __all__ = [
     "is_current",
     "lack_of",
     "stamp_build_time",
-    "sync_index",
 ]
 
 METADATA = "metadata.json"
@@ -143,20 +142,6 @@ def stamp_build_time(index: Path, at: datetime, *, calls: FileCalls = OS_CALLS) 
     mode = path.stat().st_mode
     write_durably(path, msgspec.json.format(msgspec.json.encode(metadata), indent=2), calls=calls)
     path.chmod(mode & 0o777)
-
-
-def sync_index(index: Path, *, calls: FileCalls = OS_CALLS) -> None:
-    """Bring the whole index to the disk itself: another process wrote it, and the commit only renames it."""
-    for folder, _, files in os.walk(index, topdown=False):
-        for name in files:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    calls.fsync(fd)
-                finally:
-                    calls.close(fd)
-        calls.fsync_folder(Path(folder))
 
 
 def _listing(index: Path) -> dict[str, tuple[int, int]]:

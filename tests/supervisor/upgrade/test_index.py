@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from mcpkeep.supervisor.durable import OsCalls
 from mcpkeep.supervisor.upgrade import index as index_module
 from mcpkeep.supervisor.upgrade.index import (
     Lack,
@@ -20,7 +19,6 @@ from mcpkeep.supervisor.upgrade.index import (
     is_current,
     lack_of,
     stamp_build_time,
-    sync_index,
 )
 
 BUILT = datetime(2026, 1, 1, 12, 0, 0)
@@ -221,20 +219,3 @@ def test_a_date_with_a_zone_keeps_its_zone(base: Path) -> None:
 def test_an_index_without_metadata_is_not_dated(base: Path) -> None:
     stamp_build_time(base / ".cache/vector_index", BUILT)
     assert not (base / ".cache").exists()
-
-
-def test_every_file_and_folder_is_brought_to_the_disk_before_the_folder_that_holds_it(base: Path) -> None:
-    class Recording(OsCalls):
-        def __init__(self) -> None:
-            self.synced: list[str] = []
-
-        def fsync(self, fd: int) -> None:
-            self.synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), index))
-
-    index = make(base)
-    (index / "link").symlink_to("/etc/hostname")
-    calls = Recording()
-    sync_index(index, calls=calls)
-    assert sorted(calls.synced[:-1]) == ["metadata.json", "t.lance", "t.lance/data", "t.lance/data/1"]
-    assert calls.synced.index("t.lance/data/1") < calls.synced.index("t.lance/data") < len(calls.synced) - 1
-    assert calls.synced[-1] == "."
