@@ -1,6 +1,5 @@
 """The vector index as a change moves it: what the running server still reads comes along."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -14,19 +13,24 @@ _READ = ("data", "_deletions")
 
 
 def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> None:
-    """Hard-link the files that the new index lacks of the same tables; not where there are no links."""
+    """Hard-link the files that the new index lacks: of its own tables what readers open, others whole.
+
+    Not where there are no links.
+    """
     try:
-        tables = sorted(name for name in os.listdir(old) if (new / name).is_dir())
+        tables = sorted(name for name in os.listdir(old) if (old / name).is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return
     for table in tables:
-        for part in _READ:
-            folder = new / table / part
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                for name in sorted(os.listdir(old / table / part)):
-                    if not os.path.lexists(folder / name) and (old / table / part / name).is_file():
+        parts = [old / table / part for part in _READ] if (new / table).is_dir() else [old / table]
+        for part in parts:
+            for at, folders, files in os.walk(part):
+                folders.sort()
+                folder = new / Path(at).relative_to(old)
+                for name in sorted(files):
+                    if not os.path.lexists(folder / name) and not (Path(at) / name).is_symlink():
                         make_missing(folder, calls=calls)
-                        calls.link(old / table / part / name, folder / name)
+                        calls.link(Path(at) / name, folder / name)
 
 
 def sync_tree(folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
