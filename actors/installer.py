@@ -95,7 +95,6 @@ class InstallerActor(Actor[InstallerMessage]):
 
     def _begin(self, envelope: Envelope[InstallerMessage]) -> None:
         self._work = str(type(envelope.message).__struct_config__.tag)
-        self._step = ""
         self._done = anyio.Event()
         self.tasks.start_soon(self._serve, envelope)
 
@@ -106,7 +105,7 @@ class InstallerActor(Actor[InstallerMessage]):
                 answer = await self._perform(envelope.message)
         finally:
             self._scope = None
-            self._work = None
+            self._work, self._step = None, ""
             self._done.set()
         envelope.answer(answer)
         while self._waiting and self._work is None:

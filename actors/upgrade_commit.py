@@ -1,5 +1,6 @@
 """Phases 3 and 4 of an upgrade: prove the new server, commit, switch; then validate the live one."""
 
+from contextlib import suppress
 from datetime import datetime
 
 import anyio
@@ -87,6 +88,8 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
             await world.live.drop()
             await world.changes.undo(order.session_id)
         raise
+    with suppress(UpgradeFailed):  # what stays there is only dead weight
+        await world.changes.settle(order.session_id)
     return raced
 
 

@@ -168,6 +168,10 @@ class Changes(Protocol):
         """
         ...
 
+    async def settle(self, session_id: str) -> None:
+        """The former server has ended or is frozen: remove what its index was lent. May be called again."""
+        ...
+
     async def undo(self, session_id: str) -> tuple[str, ...]:
         """Take back every group of the session that was begun or done. May be called again.
 

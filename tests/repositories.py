@@ -114,14 +114,7 @@ def _entry(value: bytes | str | Entry) -> Entry:
 
 
 def _quoted(path: str) -> bytes:
-    data = path.encode(errors="surrogateescape")
-    return (
-        b'"'
-        + b"".join(
-            b"\\%03o" % byte if byte < 33 or byte > 126 or byte in b'"\\' else bytes([byte]) for byte in data
-        )
-        + b'"'
-    )
+    return b'"' + b"".join(b"\\%03o" % byte for byte in path.encode(errors="surrogateescape")) + b'"'
 
 
 def _mark(line: str) -> int:

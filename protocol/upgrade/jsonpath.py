@@ -5,7 +5,8 @@ Members and indices only (of RFC 9535 the singular queries), since an expectatio
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import cast
 
 from mcpkeep.protocol.errors import McpkeepError
 
@@ -60,17 +61,19 @@ def find_value(root: object, path: str) -> object:
         if isinstance(step, str):
             if not isinstance(found, Mapping):
                 raise NoSuchValue(f"{walked} is {_kind(found)}, so it has no member {step!r}")
-            if step not in found:
-                names = ", ".join(sorted(map(str, found))) or "none"
+            members = cast("Mapping[str, object]", found)
+            if step not in members:
+                names = ", ".join(sorted(members)) or "none"
                 raise NoSuchValue(f"{walked} has no member {step!r}; it has {_short(names)}")
-            found = found[step]
+            found = members[step]
             walked += f".{step}" if step.isidentifier() else f"[{step!r}]"
         else:
-            if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+            if not isinstance(found, list):
                 raise NoSuchValue(f"{walked} is {_kind(found)}, so it has no item {step}")
-            if not -len(found) <= step < len(found):
-                raise NoSuchValue(f"{walked} has no item {step}; it has {len(found)}")
-            found = found[step]
+            items = cast("list[object]", found)
+            if not -len(items) <= step < len(items):
+                raise NoSuchValue(f"{walked} has no item {step}; it has {len(items)}")
+            found = items[step]
             walked += f"[{step}]"
     return found
 

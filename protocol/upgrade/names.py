@@ -1,6 +1,5 @@
 """Names of a source's files: where each is installed, and which are refused because they could do harm."""
 
-import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -103,7 +102,7 @@ def collisions(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
             other = spelled.setdefault(key, here)
             if other != here:
                 yield other, here
-            here = posixpath.dirname(here)
+            here = here.rpartition("/")[0]
             if folders.setdefault(here, path) != path:
                 break
     for path in sorted(files & folders.keys()):

@@ -1,6 +1,5 @@
 """Which local file belongs to which upstream one: by name or rename; what is in an addition's way."""
 
-import posixpath
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
@@ -61,5 +60,5 @@ class Obstacles:
 
 
 def _parents(path: str) -> Iterator[str]:
-    while path := posixpath.dirname(path):
+    while path := path.rpartition("/")[0]:
         yield path

@@ -175,7 +175,7 @@ def _answers(result: Mapping[str, object]) -> tuple[object, ...]:
     if isinstance(structured, Mapping):
         found.append(cast("object", structured))
         members = cast("Mapping[str, object]", structured)
-        if members.keys() == {"result"}:
+        if list(members) == ["result"]:
             found.append(members["result"])
     for text in _texts(result):
         try:

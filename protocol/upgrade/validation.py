@@ -110,7 +110,10 @@ def judge_live(live: LiveFacts, *, expected_tools: Mapping[str, str], required: 
 
 def outcome_of(smoke: Sequence[SmokeResult], name: str) -> Outcome:
     """How the test of that name ended; skipped where there was none."""
-    return next((result.status for result in smoke if result.name == name), "skipped")
+    for result in smoke:
+        if result.name == name:
+            return result.status
+    return "skipped"
 
 
 def notable_lines(stderr: Sequence[str]) -> tuple[str, ...]:

@@ -35,6 +35,9 @@ class ThreadedChanges:
     async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
         return await self._run(lambda: self._files.swap_rest(order))
 
+    async def settle(self, session_id: str) -> None:
+        await self._run(lambda: self._files.settle(session_id))
+
     async def undo(self, session_id: str) -> tuple[str, ...]:
         return await self._run(lambda: self._files.undo(session_id))
 

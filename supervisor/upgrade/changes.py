@@ -33,11 +33,14 @@ from mcpkeep.supervisor.upgrade.live_files import (
 )
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, undo
-from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, sync_tree
+from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried, sync_tree
 
 __all__ = ["ChangeFiles", "index_place"]
 
 _SCRIPTS = "scripts/"
+_CARRIED = "carried.json"
+"""What of the old index was linked into the new one, while the former server may read it."""
+
 _LATE = "late"
 """Below conflicts/<session>/: what gave way to an edit that was made during the swap itself."""
 
@@ -88,7 +91,8 @@ class ChangeFiles:
             save_server_state(at, change, calls=self._calls)
             index = self._index(order)
             if index is not None and index.staged is not None:
-                carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
+                carried = carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
+                write_durably(change / _CARRIED, msgspec.json.encode(carried), calls=self._calls)
         steps: list[Step] = [] if index is None else [index]
         steps = [*_rename(at), *self._file_steps(order, first=True), *steps]
         self._swap(order, FIRST, steps)
@@ -106,6 +110,14 @@ class ChangeFiles:
         steps: list[Step] = [*self._file_steps(order, first=False), *links]
         self._swap(order, REST, steps)
         return self._given_back(order.session_id)
+
+    def settle(self, session_id: str) -> None:
+        """The former server has ended: remove what its index was lent. May be called again."""
+        at, path = self.layout, self.layout.change(session_id) / _CARRIED
+        with _as_failure("the old index's files cannot be removed"), contextlib.suppress(FileNotFoundError):
+            carried = msgspec.json.decode(path.read_bytes(), type=list[str])
+            drop_carried(at.vector_index, carried, calls=self._calls)
+            self._calls.unlink(path)
 
     def undo(self, session_id: str) -> tuple[str, ...]:
         """Take back every group of the session that was begun or done; the paths where an edit stayed.

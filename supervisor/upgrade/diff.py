@@ -73,11 +73,14 @@ def plan_diffs(
                 check()
                 new, _ = contents.result(file, decided[file.path], blobs)
                 sides[file.path] = _Sides(contents.local(file), new)
-            formers = {file.path: file.renamed_from for file in batch}
             diffs |= {path: _in_words(side) for path, side in sides.items()}
-            texts = {path: side for path, side in sides.items() if not diffs[path]}
-            for path, text in _compare(texts).items():
-                diffs[path] = _headed(text, path, formers[path] or path, sides[path])
+            said = _compare({path: side for path, side in sides.items() if not diffs[path]})
+            for file in batch:
+                if file.path in said:
+                    former = file.renamed_from or file.path
+                    diffs[file.path] = _headed(said[file.path], file.path, former, sides[file.path])
+                elif not diffs[file.path] and file.renamed_from is not None:
+                    diffs[file.path] = f"renamed: {file.renamed_from} -> {file.path}\n"
     return diffs
 
 

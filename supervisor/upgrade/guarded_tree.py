@@ -64,14 +64,19 @@ class GuardedTree:
             bits = stat.S_IMODE(os.fstat(fd).st_mode)
             return TreeFile(file.read(), file_mode(bits), bits)
 
-    def write(self, path: str, data: bytes, mode: Mode, *, bits: int | None = None) -> None:
+    def write(
+        self, path: str, data: bytes, mode: Mode, *, bits: int | None = None, mtime_ns: int | None = None
+    ) -> None:
         """Put a file, or for mode LINK a link, in the place of what stands there; not durable by itself.
 
-        `bits` are the permissions of the file that it takes the place of, if they are to be kept.
+        `bits` are the permissions of the file that it takes the place of, if they are to be kept; `mtime_ns`
+        is when a file is said to have been changed, if not now.
         """
         place = self.place(path)
         self.make_folders(path)
-        self._unlink(place)
+        # Never opened for writing in place: it may be read-only.
+        if os.path.lexists(place):
+            self._calls.unlink(place)
         if mode == LINK:
             self._calls.symlink(os.fsdecode(data), place)
             return
@@ -82,25 +87,23 @@ class GuardedTree:
             while rest:
                 rest = rest[self._calls.write(fd, rest) :]
             self._calls.chmod(fd, permission_bits(mode, standing=bits, folder=folder))
+            if mtime_ns is not None:
+                self._calls.utime(fd, (mtime_ns, mtime_ns))
         finally:
             self._calls.close(fd)
 
     def remove(self, path: str) -> None:
         """Remove the file or link at `path`, if any, and the folders that are empty then."""
         place = self.place(path)
-        if self.stat(path) is None:
+        found = self.stat(path)
+        if found is None or stat.S_ISDIR(found.st_mode):
             return
-        self._unlink(place)
+        self._calls.unlink(place)
         names = path.split("/")[:-1]
         while names and not os.listdir(self.root.joinpath(*names)):
             self._calls.rmdir(self.root.joinpath(*names))
             self._folders.discard("/".join(names))
             names.pop()
-
-    def _unlink(self, place: Path) -> None:
-        # Never opened for writing in place: it may be read-only.
-        if os.path.lexists(place):
-            self._calls.unlink(place)
 
     def make_folders(self, path: str) -> None:
         """Make the folders that `path` stands in."""

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import anyio
 import anyio.to_thread
@@ -227,7 +227,11 @@ class Probe:
             page = await self._request("tools/list", {"cursor": cursor} if cursor else {}, LIST_LIMIT)
             tools = page.get("tools")
             if isinstance(tools, list):
-                found |= tool_digests(tool for tool in tools if isinstance(tool, dict))
+                found |= tool_digests(
+                    cast("dict[str, object]", tool)
+                    for tool in cast("list[object]", tools)
+                    if isinstance(tool, dict)
+                )
             cursor = page.get("nextCursor")
             if not cursor:
                 return found

@@ -14,7 +14,7 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome
+from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
 from mcpkeep.protocol.upgrade.places import SERVER_STATE
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
@@ -27,6 +27,7 @@ __all__ = ["Recovered", "recover"]
 
 _PREPARATION = 1
 """The phase that takes the lock and fills staging."""
+_COMMIT = 3
 _LAST = PHASE_COUNT - 1
 
 
@@ -123,11 +124,11 @@ class _Recovery:
             self._finish_rollback(state)
         elif _LAST in state.phases:
             self._end(state, "completed", f"upgrade {session_id!r} had done all its phases; it is completed")
-        elif state.committed and not self._stands_on_top(session_id):
+        elif state.committed and self._is_covered(session_id):
             self._end(state, "rolled_back", f"upgrade {session_id!r} was rolled back already")
         elif state.begun.agent_led:
             self._resume(state)
-        elif state.committed:
+        elif state.committed and self._has_record(session_id):
             self._roll_back(state)
         else:
             stayed = self._changes.undo(session_id)
@@ -140,7 +141,11 @@ class _Recovery:
         session_id = state.begun.session_id
         phase = next(n for n in range(PHASE_COUNT) if n not in state.phases)
         stayed: tuple[str, ...] = ()
-        if phase <= 3:
+        if phase > _COMMIT and state.committed and not self._has_record(session_id):
+            # Its taking back was interrupted.
+            phase = _COMMIT
+            self._journals.append(session_id, PhaseUndone(phase))
+        if phase <= _COMMIT:
             stayed = self._changes.undo(session_id)
             self._changes.discard(session_id)
         if _PREPARATION in state.phases:
@@ -160,14 +165,14 @@ class _Recovery:
             assert back is not None
         if back.ended is None:
             self._finish_rollback(back)
-        if self._stands_on_top(session_id):
+        if not self._is_covered(session_id):
             self._end(state, "failed", f"upgrade {session_id!r} was interrupted; its version stands")
         else:
             self._end(state, "rolled_back", f"upgrade {session_id!r} was interrupted, and rolled back")
 
     def _finish_rollback(self, state: JournalState) -> None:
         session_id = state.begun.session_id
-        if state.committed:
+        if state.committed and self._has_record(session_id):
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
         prepared = self._changes.order(session_id)
@@ -219,9 +224,13 @@ class _Recovery:
                 if name.startswith(prefix) and name.endswith(".tmp"):
                     self._calls.unlink(folder / name)
 
-    def _stands_on_top(self, session_id: str) -> bool:
-        records = self._changes.records()
-        return bool(records) and records[-1].session_id == session_id
+    def _has_record(self, session_id: str) -> bool:
+        """Not so any more, though its journal says that it was made, where its taking back has begun."""
+        return any(record.session_id == session_id for record in self._changes.records())
+
+    def _is_covered(self, session_id: str) -> bool:
+        """Whether another change was made upon it."""
+        return any(record.session_id == session_id for record in self._changes.records()[:-1])
 
     def _fail(self, state: JournalState, error: UpgradeFailed | OSError) -> None:
         self._failed = True

@@ -14,7 +14,10 @@ __all__ = ["check_release"]
 _LIMIT = 30.0
 """Seconds for an interpreter to say where it would import from."""
 
-_ASK = "import importlib.util as u; found = u.find_spec('mcp_server'); print(found and found.origin)"
+_ASK = (
+    "import importlib.util as u; found = u.find_spec('mcp_server');"
+    "print(*list(found and found.submodule_search_locations or ['nowhere'])[:1])"
+)
 
 
 def check_release(
@@ -49,6 +52,6 @@ def check_release(
     last = done.lines[-1] if done.lines else f"code {done.code}"
     if done.code:
         problems.append(f"{python!r} does not run: {last}")
-    elif os.path.realpath(os.path.dirname(last)) != os.path.realpath(code):
+    elif os.path.realpath(last) != os.path.realpath(code):
         problems.append(f"mcp_server would be imported from {last!r}")
     return tuple(problems)

@@ -165,11 +165,12 @@ class Upgrades:
             _log.warning("no control socket: %s; commands in a terminal cannot reach this mcpkeep", error)
 
     async def _answer(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
-        from mcpkeep.supervisor.upgrade.world import ask_upgrade
-
         self._needed.set()
         await self._ready.wait()
         assert self._actor is not None
+        # Not before: to import what another thread is importing is to wait for it.
+        from mcpkeep.supervisor.upgrade.world import ask_upgrade
+
         with self._actor.listen(on_step):
             answer = await ask_upgrade(self._actor, question)
         if not self._attended and not isinstance(question, GetUpgradeStatus | AbortUpgrade):

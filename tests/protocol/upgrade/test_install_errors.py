@@ -20,26 +20,32 @@ oldpy==1.0 is available, we can conclude that all versions of oldpy cannot be us
 """
 UV_REQUIRES_PYTHON = """
 error: No solution found when resolving dependencies
-  cause: Because future==1.0 requires Python >=3.99 and only future==1.0 is available, we can conclude that all \
+  cause: Because future==1.0 requires Python >=3.99 and only future==1.0 is available, we can \
+conclude that all \
 versions of future cannot be used.
          And because you require future, we can conclude that your requirements are unsatisfiable.
 """
 UV_REQUIRES_PYTHON_INDEX = """
 error: No solution found when resolving dependencies
-  cause: Because the current Python version (3.11.7) does not satisfy Python>=3.99 and future==1.0 depends on \
+  cause: Because the current Python version (3.11.7) does not satisfy Python>=3.99 and future==1.0 \
+depends on \
 Python>=3.99, we can conclude that future==1.0 cannot be used.
-         And because only future==1.0 is available and you require future, we can conclude that your requirements \
+         And because only future==1.0 is available and you require future, we can conclude that \
+your requirements \
 are unsatisfiable.
 """
 UV_CONFLICT = """
 error: No solution found when resolving dependencies
-  cause: Because all versions of clash depend on beta<2 and alpha>=2.0 depends on beta>=2, we can conclude that \
+  cause: Because all versions of clash depend on beta<2 and alpha>=2.0 depends on beta>=2, we can \
+conclude that \
 alpha>=2.0 and all versions of clash are incompatible.
-         And because you require alpha==2 and clash==1.0, we can conclude that your requirements are unsatisfiable.
+         And because you require alpha==2 and clash==1.0, we can conclude that your requirements \
+are unsatisfiable.
 """
 UV_MISSING_DEPENDENCY = """
 error: No solution found when resolving dependencies
-  cause: Because gonepkg was not found in the provided package locations and all versions of needsgone depend on \
+  cause: Because gonepkg was not found in the provided package locations and all versions of \
+needsgone depend on \
 gonepkg, we can conclude that all versions of needsgone cannot be used.
 """
 UV_REFUSED = """
@@ -52,7 +58,8 @@ error: Request failed after 3 retries in 8.9s
 """
 UV_OFFLINE = """
 error: No solution found when resolving dependencies
-  cause: Because alpha was not found in the cache and you require alpha, we can conclude that your requirements \
+  cause: Because alpha was not found in the cache and you require alpha, we can conclude that your \
+requirements \
 are unsatisfiable.
 
 hint: Packages were unavailable because the network was disabled. When the network is disabled, registry \
@@ -96,7 +103,8 @@ ERROR: Cannot install alpha==2.0 and clash==1.0 because these package versions h
 ERROR: ResolutionImpossible: for help visit https://pip.pypa.io/
 """
 PIP_HASH = """
-ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the package versions.
+ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the \
+package versions.
     beta==1.0 from file:///w/beta-1.0-py3-none-any.whl (from -r h.txt (line 1)):
         Expected sha256 0000
 """
@@ -105,7 +113,8 @@ ERROR: In --require-hashes mode, all requirements must have their versions pinne
     beta>=1 from file:///w/beta-2.0-py3-none-any.whl (from alpha==1.0->-r h2.txt (line 1))
 """
 PIP_NETWORK = """
-WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(': Failed to establish a new \
+WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(': Failed to \
+establish a new \
 connection: [Errno 111] Connection refused')': /simple/alpha/
 ERROR: Could not find a version that satisfies the requirement alpha (from versions: none)
 ERROR: No matching distribution found for alpha

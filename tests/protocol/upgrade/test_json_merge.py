@@ -227,8 +227,23 @@ def test_what_overlaps_or_is_in_doubt_is_a_conflict(base: str, ours: str, theirs
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "{", "[", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}", "[1,]", "[1 2]", '{"a":1 "b":2}', "tru"]
-    + ["01", "+1", "1.", ".5", '"\t"', '"\\x"', '{"a":1} x', "// no\n{}", "{'a': 1}", "\u00a0{}", "1e", "-"],
+    [
+        *("", " ", "{", "[", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}", "[1,]", "[1 2]", '{"a":1 "b":2}', "tru"),
+        *(
+            "01",
+            "+1",
+            "1.",
+            ".5",
+            '"\t"',
+            '"\\x"',
+            '{"a":1} x',
+            "// no\n{}",
+            "{'a': 1}",
+            "\u00a0{}",
+            "1e",
+            "-",
+        ),
+    ],
 )
 def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
     with pytest.raises(NotJson):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,12 @@ def test_an_index_that_changes_while_it_is_copied_is_copied_again(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = make(base)
-    copy, copies = index_module.copytree, 0
+    copies = 0
 
     def copytree(source: Path, target: Path, *, symlinks: bool) -> Path:
         nonlocal copies
         copies += 1
-        copied: Path = copy(source, target, symlinks=symlinks)
+        copied: Path = shutil.copytree(source, target, symlinks=symlinks)
         if copies == 1:
             (live / "t.lance/data/2").write_bytes(b"more")
         return copied
@@ -102,13 +103,13 @@ def test_an_index_that_never_holds_still_is_not_carried(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = make(base)
-    copy, copies = index_module.copytree, 0
+    copies = 0
 
     def copytree(source: Path, target: Path, *, symlinks: bool) -> Path:
         nonlocal copies
         copies += 1
         (live / f"t.lance/data/more{copies}").write_bytes(b"more")
-        copied: Path = copy(source, target, symlinks=symlinks)
+        copied: Path = shutil.copytree(source, target, symlinks=symlinks)
         return copied
 
     monkeypatch.setattr(index_module, "copytree", copytree)

@@ -1,4 +1,4 @@
-"""Texts are merged by lines and JSON by key; overlaps, binary files and conflict markers are never a result."""
+"""Texts are merged by lines and JSON by key; overlaps, binary files and markers are never a result."""
 
 import json
 import subprocess

@@ -5,11 +5,13 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.requirements import Requirements, read_requirements
-from mcpkeep.supervisor.upgrade.command import Stopped, Stopper
+from mcpkeep.protocol.upgrade.install_errors import Cause, diagnose
+from mcpkeep.protocol.upgrade.requirements import PythonFacts, Requirements, read_requirements
+from mcpkeep.supervisor.upgrade.command import Stopped, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, venv_python
 from mcpkeep.supervisor.upgrade.venv import (
     COMPLETE,
@@ -177,7 +179,6 @@ CAUSES = [
     ("needsgone\n", "no_such_package"),
     ("newer\nclash\n", "conflict"),
     ("futurist\n", "wrong_python"),
-    ("--index-url http://127.0.0.1:9/simple\nzz-nosuch\n", "no_network"),
 ]
 
 
@@ -187,13 +188,7 @@ CAUSES = [
 def test_uv_fails_with_its_cause_and_nothing_is_left(
     world: World, tmp_path: Path, text: str, cause: str
 ) -> None:
-    # Without the settings that forbid an index: a refused connection is the cause here.
-    environ = {**world.environ, "UV_HTTP_RETRIES": "0", "PIP_NO_INDEX": "0", "UV_OFFLINE": "0"}
-    environ["UV_CONFIG_FILE"] = str(tmp_path / "uv.toml")
-    index = "" if "index-url" in text else "no-index = true\n"
-    (tmp_path / "uv.toml").write_text(f'[pip]\n{index}find-links = ["{world.wheels}"]\n')
     bench = Bench(world, tmp_path, uv=world.uv)
-    bench.venvs = Venvs(bench.folder, environ=environ, uv=world.uv, own_base="/no/python")
     with pytest.raises(UpgradeFailed) as failed:
         bench.provide(text)
     assert failed.value.details["cause"] == cause, failed.value.details
@@ -202,24 +197,61 @@ def test_uv_fails_with_its_cause_and_nothing_is_left(
     assert bench.left() == []
 
 
-def test_uv_that_fails_for_its_own_reasons_gives_way_to_pip(world: World, tmp_path: Path) -> None:
-    broken = tmp_path / "uv"
+def test_an_index_that_uv_cannot_reach_is_no_network(world: World, tmp_path: Path) -> None:
+    make_venv(world, tmp_path / "v")
+    environ = {**world.environ, "UV_HTTP_RETRIES": "0", "UV_OFFLINE": "0", "UV_CONFIG_FILE": os.devnull}
+    install = ("pip", "install", "--python", str(tmp_path / "v"), "--default-index", "http://127.0.0.1:9/")
+    done = run_command((world.uv, *install, "zz-nosuch"), env=environ, limit=60)
+    assert (done.code != 0, diagnose(done.lines).cause) == (True, Cause.NO_NETWORK), done.text
+
+
+def test_uvs_words_are_told_where_pip_fails_without_any(world: World, tmp_path: Path) -> None:
+    uv, base = tmp_path / "uv", tmp_path / "base"
+    uv.write_text("#!/bin/sh\necho 'client error (Connect)' >&2\nexit 2\n")
+    base.write_text(f"#!/bin/sh\ncase $* in *venv*) exit 1;; esac\nexec {sys.executable} $*\n")
+    bench = Bench(world, tmp_path, uv=str(uv))
+    facts = msgspec.json.encode(
+        PythonFacts("abi", "platform", str(base), ask_python(Path(sys.executable), environ={}).markers)
+    )
+    old = bench.folder / "old" / "bin" / "python"
+    old.unlink()
+    old.write_text(f"#!/bin/sh\necho '@mcpkeep@{facts.decode()}'\n")
+    for script in (uv, base, old):
+        script.chmod(0o755)
+    with pytest.raises(UpgradeFailed, match="no network"):
+        bench.provide("beta\n")
+    assert bench.left() == []
+
+
+@pytest.fixture(scope="module")
+def by_pip(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, BuiltVenv]:
+    """A venv that pip made, since uv failed for its own reasons; pip's own packages take seconds."""
+    folder = tmp_path_factory.mktemp("pip")
+    broken = folder / "uv"
     broken.write_text("#!/bin/sh\necho 'panicked at src/main.rs' >&2\nexit 101\n")
     broken.chmod(0o755)
-    bench = Bench(world, tmp_path, uv=str(broken), installed=("alpha==1.0", "beta==1.0"))
-    built = bench.provide("alpha\n")
-    assert (built.tool, versions(built)) == ("pip", {"alpha": "1.0", "beta": "1.0"})
+    bench = Bench(world, folder, uv=str(broken), installed=("alpha==1.0", "beta==1.0"))
+    return bench, bench.provide("alpha\nnewer\n")
+
+
+def test_uv_that_fails_for_its_own_reasons_gives_way_to_pip(by_pip: tuple[Bench, BuiltVenv]) -> None:
+    bench, built = by_pip
+    assert (built.tool, built.unconstrained, bench.left()) == ("pip", True, [built.name])
+    assert versions(built) == {"alpha": "2.0", "beta": "2.0", "newer": "1.0"}
     assert "uv: panicked at src/main.rs" in bench.steps
+    assert any(step.startswith("pip: Successfully installed") for step in bench.steps)
 
 
-def test_pip_makes_venvs_and_fails_with_a_cause_where_uv_is_missing(world: World, tmp_path: Path) -> None:
-    bench = Bench(world, tmp_path, uv="/no/such/uv", installed=("alpha==1.0", "beta==1.0"))
-    built = bench.provide("alpha\nnewer\n")
-    assert (built.tool, built.unconstrained, versions(built)["beta"]) == ("pip", True, "2.0")
-    with pytest.raises(UpgradeFailed) as failed:
-        bench.provide("alpha==9\n")
-    assert failed.value.details["cause"] == "no_such_version"
-    assert bench.left() == [built.name]
+@pytest.mark.parametrize(("text", "cause"), CAUSES)
+def test_pip_names_the_same_causes(
+    world: World, tmp_path: Path, by_pip: tuple[Bench, BuiltVenv], text: str, cause: str
+) -> None:
+    bench, built = by_pip
+    (tmp_path / "requirements.txt").write_text(text)
+    python = str(venv_python(bench.folder / built.name))
+    command = (python, "-I", "-m", "pip", "install", "--dry-run", "-r", str(tmp_path / "requirements.txt"))
+    done = run_command(command, env=world.environ, limit=60)
+    assert (done.code != 0, diagnose(done.lines).cause) == (True, Cause(cause)), done.text
 
 
 def test_a_venv_that_another_builds_is_refused(world: World, tmp_path: Path) -> None:
