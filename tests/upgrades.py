@@ -115,9 +115,10 @@ class Session:
             assert answers[-1]["status"] == "success", answers[-1]
         return answers
 
-    async def status_of(self, session_id: str) -> str:
-        status: str = (await self.workflow("get_session", session_id=session_id))["session_status"]
-        return status
+    async def state(self, session_id: str) -> Answer:
+        answer = await self.workflow("get_state", session_id=session_id)
+        assert answer["status"] == "success", answer
+        return answer
 
     def holder(self) -> int:
         """The pid of the mcpkeep that holds the workspace."""

@@ -81,7 +81,7 @@ async def test_six_phases_a_new_tool_and_back_by_a_signal_without_one_failed_cal
         await session.until_changed(2)
         assert NEW_TOOL not in await session.tools()
         await traffic.until_answered_by(lambda pid: pid != new)
-        assert await session.status_of(session_id) == "rolled_back"
+        assert (await session.state(session_id))["session_status"] == "rolled_back"
     assert traffic.failures == []
     assert b"Our history" in after[GIT_SAFETY] and b"Look at the whole diff" in after[GIT_SAFETY]
     merged = json.loads(after[METADATA])
@@ -98,7 +98,7 @@ async def test_an_upgrade_leaves_its_reports_and_neither_lock_nor_staging(world:
         session_id = await session.start()
         await session.complete_all(session_id)
         status = await session.keep("status")
-        artifacts = (await session.workflow("get_session", session_id=session_id))["artifacts"]
+        artifacts = (await session.state(session_id))["artifacts"]
     own = base / ".mcpkeep"
     (backup,) = [path for path in (base / ".backups").iterdir() if path.is_dir()]
     manifest = json.loads((backup / "MANIFEST.json").read_text())
@@ -112,8 +112,8 @@ async def test_an_upgrade_leaves_its_reports_and_neither_lock_nor_staging(world:
     assert line["session_id"] == session_id
     assert ((base / "venv").is_symlink(), (own / "current").is_symlink()) == (True, True)
     assert list((own / "staging").glob("*")) == []
-    assert (status["status"], sorted(artifacts)) == ("success", ["0", "1", "2", "3", "4", "5"])
-    assert artifacts["0"]["evidence"]["source_version"] == "v2.0.0"
+    assert (status["status"], sorted(artifacts)) == ("success", [f"phase_{n}" for n in range(6)])
+    assert artifacts["phase_0"]["source_version"] == "v2.0.0"
 
 
 @pytest.mark.parametrize("version", ["v1.0.0", "v1.1.0"])
@@ -255,7 +255,7 @@ async def test_a_crash_loop_in_probation_brings_the_old_version_back(world: Worl
         await session.complete_all(session_id)
         await session.until_changed(1)
         with anyio.fail_after(LIMIT):
-            while await session.status_of(session_id) != "rolled_back":
+            while (await session.state(session_id))["session_status"] != "rolled_back":
                 await session.client.call_tool("current_date", {}, read_timeout_seconds=LIMIT)
         assert NEW_TOOL not in await session.tools()
         assert (await session.call("current_date"))["iso_date"]
@@ -334,7 +334,7 @@ async def resumed(world: World, session_id: str) -> None:
         assert session_id in [
             each["session_id"] for each in (await session.workflow("list_sessions"))["sessions"]
         ]
-        state = await session.workflow("get_session", session_id=session_id)
+        state = await session.state(session_id)
         assert state["session_status"] == "active", state
         await session.complete_all(session_id, range(state["current_phase"], 6))
         assert NEW_TOOL in await session.tools()
@@ -373,7 +373,7 @@ async def test_an_upgrade_under_way_ends_whole_when_its_mcpkeep_leaves(world: Wo
         assert how == "SIGTERM"
     assert live_processes(world) == []
     async with session_in(world) as session:
-        state = await session.workflow("get_session", session_id=session_id)
+        state = await session.state(session_id)
         assert state["current_phase"] in (3, 4)
         if state["current_phase"] == 3:
             assert content_of(world) == before

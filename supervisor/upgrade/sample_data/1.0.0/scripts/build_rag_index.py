@@ -37,11 +37,12 @@ class IndexBuilder:
         version = 1 + max((int(path.stem) for path in table.glob("_versions/*.manifest")), default=0)
         manifest = json.dumps({"version": version, "rows": len(rows), "data": [name]})
         (table / "_versions" / f"{version}.manifest").write_text(manifest, encoding="utf-8")
+        root = self._standards.parent
         metadata = {
             "build_time": datetime.now().isoformat(),
+            "files_mtimes": {path.relative_to(root).as_posix(): path.stat().st_mtime for path in files},
             "table": TABLE,
             "chunks": len(rows),
-            "files": len(files),
         }
         (self._index / "metadata.json").write_text(json.dumps(metadata, indent=2), encoding="utf-8")
         return len(rows)
