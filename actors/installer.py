@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import anyio
 
@@ -81,7 +81,7 @@ class InstallerActor(Actor[InstallerMessage]):
     async def receive(self, envelope: Envelope[InstallerMessage]) -> None:
         match envelope.message:
             case GetInstallStatus():
-                envelope.answer(InstallStatus(self._work, self._step))
+                envelope.answer(InstallStatus(self._work, self._step, len(self._waiting)))
             case CancelInstall():
                 self.tasks.start_soon(self._cancel, envelope)
             case _ if self._work is None:
@@ -130,8 +130,8 @@ class InstallerActor(Actor[InstallerMessage]):
                     raise AssertionError("answered on arrival")
         except UpgradeFailed as error:
             output = error.details.get("output", ())
-            lines = tuple(str(line) for line in output) if isinstance(output, Sequence) else ()
-            return InstallRefused(str(error), error.remediation, lines)
+            lines = cast("Sequence[object]", output) if isinstance(output, list | tuple) else ()
+            return InstallRefused(str(error), error.remediation, tuple(str(line) for line in lines))
 
     async def _cancel(self, envelope: Envelope[InstallerMessage]) -> None:
         work, scope, done = self._work, self._scope, self._done

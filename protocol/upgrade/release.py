@@ -146,6 +146,8 @@ class InstallStatus(msgspec.Struct, frozen=True, tag="install.status"):
     work: str | None
     """The tag of the question that it works on; None where on none."""
     step: str = ""
+    waiting: int = 0
+    """How many questions wait for their turn."""
 
 
 class InstallCancelled(msgspec.Struct, frozen=True, tag="install.cancelled"):

@@ -108,7 +108,7 @@ def own_base() -> str:
     return str(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def runs_from(*folders: Path, prefix: str = sys.prefix) -> bool:
+def runs_from(*folders: Path) -> bool:
     """Whether mcpkeep itself runs from one of these venvs, or from one below."""
-    own = Path(os.path.realpath(prefix))
+    own = Path(os.path.realpath(sys.prefix))
     return any(own.is_relative_to(os.path.realpath(folder)) for folder in folders)

@@ -1,6 +1,6 @@
 """What the operating system refuses, in the words of an upgrade."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
@@ -14,7 +14,7 @@ def os_reason(error: OSError) -> str:
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def refusing() -> Generator[None]:
     """Raise UpgradeFailed in the place of an OSError."""
     try:
         yield

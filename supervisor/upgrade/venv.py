@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -199,7 +199,7 @@ class Venvs:
         self._calls.fsync_folder(self._folder)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[int]:
+    def lock(self) -> Generator[int]:
         """Be the only one that builds or removes. What is started with its descriptor holds it, too.
 
         Raises:

@@ -82,6 +82,12 @@ async def with_actor(
         actor.stop()
 
 
+async def one_waits(actor: InstallerActor) -> None:
+    """Return once a question waits behind another."""
+    while (await actor.ask(GetInstallStatus(), within=5)).waiting < 1:
+        await anyio.lowlevel.checkpoint()
+
+
 async def test_status_and_cancellation_do_not_wait_and_the_rest_does() -> None:
     releases = FakeReleases()
     releases.gate = anyio.Event()
@@ -97,10 +103,9 @@ async def test_status_and_cancellation_do_not_wait_and_the_rest_does() -> None:
             asking.start_soon(ask, RunPostInstall("one"))
             await releases.began.wait()
             asking.start_soon(ask, GetSnapshot())
-            while len(actor._waiting) < 1:
-                await anyio.lowlevel.checkpoint()
+            await one_waits(actor)
             assert await actor.ask(GetInstallStatus(), within=5) == InstallStatus(
-                "install.post_install", "at one"
+                "install.post_install", "at one", waiting=1
             )
             assert releases.log == ["one"]
             cancelled = await actor.ask(CancelInstall(), within=5)
@@ -143,8 +148,7 @@ async def test_whoever_gave_up_waiting_is_not_worked_for() -> None:
             await releases.began.wait()
             async with anyio.create_task_group() as giving_up:
                 giving_up.start_soon(gives_up)
-                while len(actor._waiting) < 1:
-                    await anyio.lowlevel.checkpoint()
+                await one_waits(actor)
                 giving_up.cancel_scope.cancel()
             assert releases.gate is not None
             releases.gate.set()

@@ -314,12 +314,14 @@ def test_an_interpreter_that_fails_is_refused_with_its_last_words(tmp_path: Path
         ask_python(python, environ={})
 
 
-def test_mcpkeep_knows_where_it_runs_from(tmp_path: Path) -> None:
+def test_mcpkeep_knows_where_it_runs_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    assert runs_from(tmp_path / "link", prefix=str(tmp_path / "real"))
-    assert runs_from(tmp_path / "other", tmp_path, prefix=str(tmp_path / "link"))
-    assert not runs_from(tmp_path / "real", prefix=str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "real"))
+    assert runs_from(tmp_path / "link")
+    assert runs_from(tmp_path / "other", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert not runs_from(tmp_path / "real")
 
 
 def test_what_a_folder_takes_counts_hard_links_once(tmp_path: Path) -> None:
