@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,10 +90,11 @@ def list_bounded(folder: Path, *words: str, most: int, limit: float = GIT_LIMIT)
                     f"git {words[0]} in {str(folder)!r} has more than {most} bytes to say",
                     remediation="do not install this source; it has more files than any honest one",
                 )
+        except BaseException:
+            _kill(process)
+            raise
         finally:
             killer.cancel()
-            if process.poll() is None and sys.exc_info()[0] is not None:
-                _kill(process)
     if process.returncode != 0:
         raise _failed(folder, words, process.returncode, "")
     return said

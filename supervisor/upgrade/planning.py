@@ -103,13 +103,16 @@ class Planning:
         self.agreed = history.agreed({p: forms for p, forms in standing.items() if part_of(p) in present})
         agreed = {} if self.agreed is None else history.tree(self.agreed)
         agreed = {path: state for path, state in agreed.items() if part_of(path) in present}
+        # What was installed may be older than a history's first commit, if that is shallow or rewritten. Then
+        # to take it for the base would hide what upstream changed before it.
+        self._trusted = self.agreed is not None and history.commits[self.agreed].parent >= 0
         # A branch of the source may hold what the user wrote and has not given upstream: that is the user's.
         head = next(place for place, commit in enumerate(history.commits) if commit.oid == facts.commit)
         installed = history.trunk(head) | agreed.keys() | self._baseline_paths | manifest.keys()
         self._local = {path: f for path, f in local.items() if path in self._upstream or path in installed}
         self._evidence = Evidence(
             history=history,
-            agreed=agreed,
+            agreed=agreed if self._trusted else {},
             baseline=self._read_baseline,
             baseline_parts=baseline_parts,
             manifest=manifest,
@@ -138,7 +141,7 @@ class Planning:
             warnings.append(
                 "no installed file is of the source's history: it is rewritten, or of another repository"
             )
-        if unknown and (self._facts.shallow or self.agreed is None):
+        if unknown and not self._trusted:
             warnings.append(
                 f"{len(unknown)} files differ from upstream's, and what was installed is not known: "
                 f"{enumerate_some(unknown)}; each is a conflict"
@@ -216,7 +219,7 @@ class Planning:
         return files
 
     def _unknown(self, one: _Seen) -> str:
-        if self._facts.shallow or self.agreed is None:
+        if not self._trusted:
             return "differs from upstream's, and what was installed is not known"
         return "a file of yours stands where upstream has one"
 
