@@ -1,5 +1,6 @@
 """Runs git so that it changes nothing it is not told to: no hooks, monitor, locks, prompts, or network."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -134,8 +135,11 @@ class Blobs:
         if self._process is not None:
             if kind is not None:
                 _kill(self._process)
-            with self._process:
-                pass
+            with self._process as process:
+                assert process.stdin is not None
+                # Where git has ended, what it was asked last is still to be flushed.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
 
     def open(self, oid: str) -> Blob:
         """Begin to read an object."""

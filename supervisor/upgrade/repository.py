@@ -114,11 +114,7 @@ def read_tree(folder: Path, commit: str, *, cache: Cache) -> SourceTree:
                 small[entry.oid] = blobs.read(entry.oid)
         if any(entry.path == MANIFEST_PATH for entry in entries):
             for entry in entries:
-                if (
-                    entry.mode is not None
-                    and entry.path.startswith("universal/")
-                    and entry.size <= LARGEST_FILE
-                ):
+                if _is_listed(entry):
                     digest = hashlib.sha256()
                     for chunk in blobs.open(entry.oid).chunks:
                         digest.update(chunk)

@@ -37,14 +37,20 @@ def evidence(
     standing: str | None = None,
     upstream: str | None = None,
 ) -> Evidence:
+    def checksum(_: str) -> str | None:
+        return standing
+
+    def upstream_checksum(_: str) -> str | None:
+        return upstream
+
     return Evidence(
         history=HISTORY,
         agreed=agreed or {},
         baseline=(baseline or {}).get,
         baseline_parts=frozenset(["usage"] if complete else []),
         manifest={} if manifest is None else {PATH: manifest},
-        checksum=lambda _: standing,
-        upstream_checksum=lambda _: upstream,
+        checksum=checksum,
+        upstream_checksum=upstream_checksum,
     )
 
 
