@@ -133,7 +133,7 @@ def test_a_kill_at_any_call_leaves_the_live_tree_and_is_made_good_by_doing_it_ag
             WORKS[name](world, Killing(fail_at=n, code=0))
         assert world.live() == tries.live
         staging = world.layout.staging(SESSION)
-        if name != "removal" and staging.exists():
+        if staging.exists():
             # Where it stands it is whole: nothing that the plan leaves is missing.
             assert (world.layout.staged(SESSION) / "standards/development/mine.md").read_text() == "mine\n"
         WORKS[name](world, Failing(fail_at=-1, code=0))
