@@ -7,7 +7,7 @@ done beside it is refused, except a rollback: that aborts the work, or waits for
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 import anyio
 
@@ -105,6 +105,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
             yield
         finally:
             self._listeners.remove(listener)
+
+    def step(self, name: str) -> None:
+        """Tell a step of the work that is under way, such as a line of an installation."""
+        self._step_of(self._work)(name)
 
     def holds(self, session_id: str) -> str | None:
         """What the session holds, in words; None where it holds nothing."""
@@ -246,6 +250,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await run.undo(0)
+            state: Literal["unchanged", "rolled_back", "rollback_failed"]
             if isinstance(error, RolledBackFor):
                 state = "rolled_back"
             elif isinstance(error, RollbackFailed):
@@ -296,13 +301,14 @@ class UpgradeActor(Actor[UpgradeMessage]):
         aborted = list(interrupted)
         committed: JournalState | None = None
         for state in await self._world.journals.open():
-            if state.begun.kind == "upgrade" and not state.groups:
+            if state.begun.kind == "upgrade" and not state.committed:
                 await self._reopened(work, state.begun.session_id).undo(0)
                 aborted.append(state.begun.session_id)
             elif state.begun.kind == "upgrade":
                 committed = state
         if aborted:
             return Aborted(tuple(dict.fromkeys(aborted)))
+        session_id: str | None
         if committed is not None and asked.to is None:
             session_id = committed.begun.session_id
             outcome = await self._reopened(work, session_id).take_back_commit(asked.by)
@@ -340,9 +346,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
     def _crashed(self, crash: ServerCrashed) -> None:
         if self._probation is None or not self._probation.holds(self._world.now()):
             return
-        self._probation, loops = note_crash(
-            self._probation, crash.release, now=self._world.clock(), given_up=crash.given_up
-        )
+        self._probation, loops = note_crash(self._probation, crash.release, now=self._world.clock())
         if loops and self._work is None:
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")

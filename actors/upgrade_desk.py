@@ -54,7 +54,9 @@ class UpgradeDesk:
         self._plans[plan.plan_id] = plan
         changed = [file.path for file in plan.files if file.case not in _QUIET]
         diffs = await self._world.contents.diffs(plan, changed)
-        return PlanMade(plan, diffs, msgspec.to_builtins(evidence))
+        known = await self.decisions(plan)
+        undecided = tuple(file.path for file in plan.conflicts if file.path not in known)
+        return PlanMade(plan, diffs, msgspec.to_builtins(evidence), undecided)
 
     async def resolve(self, asked: ResolveConflicts) -> Resolved:
         """Put decisions on record. Raises UpgradeFailed."""
@@ -84,12 +86,12 @@ class UpgradeDesk:
         """The backups, newest first, and the releases."""
         backups = await self._world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
         target = await self._world.targets.inspect()
-        return BackupList(backups, target.current_release, await self._world.changes.releases())
+        return BackupList(backups, target.current_release, target.releases)
 
     async def verify(self, asked: VerifyBackups) -> BackupsVerified:
         """Verify one backup, or each."""
         if asked.backup_id is not None:
-            ids = (asked.backup_id,)
+            ids: tuple[str, ...] = (asked.backup_id,)
         else:
             listed = await self._world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
             ids = tuple(backup.backup_id for backup in listed)

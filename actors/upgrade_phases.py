@@ -7,7 +7,7 @@ import msgspec
 
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
-from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence
+from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
 from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
@@ -96,7 +96,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     world, session_id = context.world, context.session_id
     _, source = await check(context)
     context.step("recording the running version as a release")
-    former = await _install(context, AdoptRelease(session_id))
+    former = (await _install(context, AdoptRelease(session_id))).release
     if world.live.serving and world.live.release != former.release_id:
         context.step("moving the server to its release")
         await world.live.start(former.release_id, progress=context.step)
@@ -108,7 +108,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
         folder = world.scratch(session_id)
         await world.sources.export_code(source.path, source.commit, folder)
         made = await _make(context, source, folder, former.release_id)
-    steps = ()
+    steps: tuple[PostInstallStep, ...] = ()
     if made is not None:
         context.step("running post-install steps")
         done = await world.installer.ask(RunPostInstall(made.release.release_id), within=INSTALL_LIMIT)
@@ -127,9 +127,8 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     )
     return evidence, Prepared(
         source=source,
-        from_release=former.release_id,
-        from_version=former.version,
-        to_release=made.release.release_id if made is not None else former.release_id,
+        former=former,
+        release=made.release if made is not None else former,
         backup_id=backup.backup_id,
         venv_shared=made is None or made.venv_shared,
         unconstrained=made is not None and made.unconstrained,
@@ -142,7 +141,7 @@ async def _back_up(context: Context, release: str) -> BackupDone:
     world = context.world
     context.step("making the backup")
     snapshot = await world.installer.ask(GetSnapshot(release), within=INSTALL_LIMIT)
-    requirements = snapshot.requirements if isinstance(snapshot, Snapshot) else ""
+    requirements = snapshot.text if isinstance(snapshot, Snapshot) else ""
     backup = await world.backups.ask(
         CreateBackup(context.session_id, release, requirements), within=BACKUP_LIMIT
     )
@@ -208,13 +207,13 @@ async def merge(context: Context, prepared: Prepared) -> tuple[Phase2Evidence, M
     await world.contents.fill_staging(session_id)
     context.step("merging")
     applied = await world.contents.apply(plan, session_id, decisions)
-    to_release = prepared.to_release
+    release = prepared.release
     if options.code and any(_is_code(file.path) and file.case in _OWN_CODE for file in plan.files):
         context.step("building the release anew, with your edits in it")
         folder = world.scratch(session_id)
         await world.contents.take_code(session_id, folder)
-        to_release = (await _make(context, prepared.source, folder, prepared.from_release)).release.release_id
-    await world.records.stage(session_id, prepared.source)
+        release = (await _make(context, prepared.source, folder, prepared.former.release_id)).release
+    staged = await world.records.stage(session_id, prepared.source)
     counts = plan.counts()
     evidence = Phase2Evidence(
         safe_upgrade_executed=True,
@@ -228,7 +227,7 @@ async def merge(context: Context, prepared: Prepared) -> tuple[Phase2Evidence, M
         version_updated=prepared.source.version,
         update_log_appended=True,
     )
-    return evidence, Merged(plan=plan, applied=applied, to_release=to_release)
+    return evidence, Merged(plan=plan, applied=applied, release=release, staged_records=staged)
 
 
 async def settle(context: Context, plan: Plan) -> Mapping[str, Decision]:

@@ -1,5 +1,7 @@
 """The way back: the switch of an upgrade the other way round, journalled like it."""
 
+from datetime import datetime
+
 import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
@@ -7,7 +9,9 @@ from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.change import RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
+from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 __all__ = ["RollbackFailed", "roll_back"]
 
@@ -23,7 +27,7 @@ async def roll_back(
 
     `of_session` is the upgrade whose lock is held already and which ends by this. Raises RollbackFailed.
     """
-    began = world.clock()
+    began, began_at = world.clock(), world.now()
     session_id = f"rollback-{world.new_id()}"
     try:
         if of_session is None:
@@ -37,7 +41,7 @@ async def roll_back(
                     await world.contents.remove_staging(session_id)
                     await world.journals.append(session_id, Ended("failed", world.now(), str(error)))
                 raise
-            outcome = await _record(world, session_id, plan, by, world.clock() - began)
+            outcome = await _record(world, session_id, plan, by, began_at, world.clock() - began)
             await world.contents.remove_staging(session_id)
             await world.journals.append(session_id, Ended("completed", world.now(), by))
         finally:
@@ -62,10 +66,24 @@ async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: P
 
 
 async def _record(
-    world: UpgradeWorld, session_id: str, plan: RollbackPlan, by: str, seconds: float
+    world: UpgradeWorld, session_id: str, plan: RollbackPlan, by: str, began: datetime, seconds: float
 ) -> RolledBack:
     order = plan.order
-    outcome = RolledBack(
+    report = RollbackReport(
+        session_id=session_id,
+        by=by,
+        from_release=order.from_release,
+        to_release=order.to_release,
+        started_at=began,
+        ended_at=world.now(),
+        restored=plan.restored,
+        merged=plan.merged,
+        kept=plan.kept,
+        kept_aside=plan.kept_aside,
+    )
+    summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
+    await world.records.log_line(history_line(report))
+    return RolledBack(
         session_id=session_id,
         from_release=order.from_release,
         to_release=order.to_release,
@@ -74,6 +92,5 @@ async def _record(
         kept=plan.kept,
         kept_aside=plan.kept_aside,
         seconds=seconds,
-        summary="",
+        summary=summary,
     )
-    return outcome

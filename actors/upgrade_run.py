@@ -6,8 +6,9 @@ from typing import TypeVar, cast
 import anyio
 import msgspec
 
-from mcpkeep.actors.upgrade_commit import conclude, switch, validate
-from mcpkeep.actors.upgrade_phases import INSTALL_LIMIT, Context, Undecided, check, merge, prepare
+from mcpkeep.actors.upgrade_commit import switch, validate
+from mcpkeep.actors.upgrade_conclude import conclude, prune
+from mcpkeep.actors.upgrade_phases import Context, Undecided, check, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
@@ -16,7 +17,6 @@ from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.plan import Decision, Plan
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
-from mcpkeep.protocol.upgrade.release import PruneReleases
 from mcpkeep.protocol.upgrade.request import RolledBack, UpgradeDone
 
 __all__ = ["RolledBackFor", "UpgradeRun"]
@@ -60,7 +60,10 @@ class UpgradeRun:
             2: lambda state: merge(self.context, _product(state, 1, Prepared)),
             3: lambda state: switch(self.context, _product(state, 1, Prepared), _product(state, 2, Merged)),
             4: lambda state: validate(
-                self.context, _product(state, 1, Prepared), _product(state, 3, Switched)
+                self.context,
+                _product(state, 1, Prepared),
+                _product(state, 2, Merged),
+                _product(state, 3, Switched),
             ),
             5: self._conclude,
         }
@@ -115,10 +118,10 @@ class UpgradeRun:
         prepared, merged = _product(state, 1, Prepared), _product(state, 2, Merged)
         return UpgradeDone(
             session_id=self.session_id,
-            from_version=prepared.from_version,
+            from_version=prepared.former.version,
             to_version=prepared.source.version,
-            from_release=prepared.from_release,
-            to_release=merged.to_release,
+            from_release=prepared.former.release_id,
+            to_release=merged.release.release_id,
             summary=str(state.phases[PHASE_COUNT - 1].evidence["upgrade_summary"]),
             evidence=self._evidence,
             seconds={str(number): seconds for number, seconds in sorted(self._seconds.items())},
@@ -133,12 +136,12 @@ class UpgradeRun:
         state = await self._world.journals.read(self.session_id)
         if state is None or state.ended is not None:
             return
-        if state.groups and to_phase <= 3:
+        if state.committed and to_phase <= 3:
             await self.take_back_commit("the session was rolled back")
             return
         await self._world.journals.append(self.session_id, PhaseUndone(max(to_phase, 1)))
         if to_phase <= 1:
-            await self._drop_staging(state)
+            await self._drop_staging()
         if to_phase == 0:
             await self.end("aborted", "rolled back to phase 0")
 
@@ -190,13 +193,15 @@ class UpgradeRun:
             evidence=_members(evidence),
         )
         await self._world.journals.append(self.session_id, done)
+        if number == PHASE_COUNT - 1:
+            await self.end("completed")
 
     async def _take_back(self, number: int, error: BaseException) -> None:
         """After a failed phase: raises RolledBackFor in the error's place where the commit had been made."""
         state = await self._world.journals.read(self.session_id)
         if state is None:
             return
-        if number in (3, 4) and state.groups:
+        if number in (3, 4) and state.committed:
             outcome = await self.take_back_commit(str(error) or type(error).__name__)
             cause = (
                 error
@@ -207,7 +212,7 @@ class UpgradeRun:
         if number <= 2 and not isinstance(error, Undecided):
             await self._world.journals.append(self.session_id, PhaseUndone(number))
             if number == 1:
-                await self._drop_staging(state)
+                await self._drop_staging()
 
     async def take_back_commit(self, reason: str) -> RolledBack:
         """Go back behind this session's commit, and end the session. Raises RollbackFailed."""
@@ -217,10 +222,10 @@ class UpgradeRun:
         await self.end("rolled_back", reason)
         return outcome
 
-    async def _drop_staging(self, state: JournalState) -> None:
+    async def _drop_staging(self) -> None:
         world = self._world
         await world.contents.remove_staging(self.session_id)
-        await world.installer.ask(PruneReleases(await world.changes.needed()), within=INSTALL_LIMIT)
+        await prune(world)
 
     async def _conclude(self, state: JournalState) -> tuple[PhaseEvidence, msgspec.Struct]:
         return await conclude(
@@ -229,7 +234,9 @@ class UpgradeRun:
             _product(state, 2, Merged),
             _product(state, 3, Switched),
             _product(state, 4, Validated),
-            {number: done.seconds for number, done in state.phases.items()} | self._seconds,
+            seconds={number: done.seconds for number, done in state.phases.items()} | self._seconds,
+            started_at=state.begun.at,
+            by=state.begun.by,
         )
 
 

@@ -4,9 +4,11 @@ Each raises UpgradeFailed where it is refused or fails, with what it had begun t
 in threads, and cancellation is heeded between files. Paths are absolute unless said otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from mcpkeep.actors.actor import Actor
 from mcpkeep.protocol.upgrade.backup import BackupMessage, Verification
@@ -17,12 +19,15 @@ from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
 from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
 from mcpkeep.protocol.upgrade.release import InstallerMessage, Release
+from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 
 __all__ = [
+    "Answering",
     "Candidates",
     "Changes",
     "Contents",
     "Journals",
+    "LiveMeasures",
     "LiveServer",
     "Progress",
     "Records",
@@ -30,10 +35,15 @@ __all__ = [
     "Targets",
     "UpgradeLock",
     "UpgradeWorld",
+    "Validation",
 ]
 
 Progress = Callable[[str], None]
 """Takes the name of each step as it begins; never blocks or raises."""
+
+
+Answering = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
+"""Asks the upgrade actor, wherever it is; session and step are told on the way. Raises UpgradeFailed."""
 
 
 class Sources(Protocol):
@@ -67,6 +77,19 @@ class Contents(Protocol):
 
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         """What has changed since the plan was made: paths, or `source`."""
+        ...
+
+    async def expected(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str | None]:
+        """SHA-256 of each live file as the plan saw it, None for absent; of paths outside the plan, as it is.
+
+        Raises UpgradeFailed where a file of the plan is another by now.
+        """
+        ...
+
+    async def exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+        """Bring back the baseline that stood before the first of the changes `undone`, keeping the present
+        one for the way back behind `session_id`.
+        """
         ...
 
     async def fill_staging(self, session_id: str) -> None:
@@ -141,12 +164,20 @@ class Changes(Protocol):
         """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
 
         Answers the paths that the user changed between prepare() and their swap: the user's bytes are
-        back in place, and the new version lies in conflicts/<session>/.
+        back in place, and the new version lies in conflicts/<session>/late/.
         """
         ...
 
-    async def undo(self, session_id: str) -> None:
-        """Take back every group of the session that was begun or done. May be called again."""
+    async def settle(self, session_id: str) -> None:
+        """The former server has ended or is frozen: remove what its index was lent. May be called again."""
+        ...
+
+    async def undo(self, session_id: str) -> tuple[str, ...]:
+        """Take back every group of the session that was begun or done. May be called again.
+
+        Answers the paths that the user changed meanwhile: the user's stand there, the others lie in
+        conflicts/<session>/late/.
+        """
         ...
 
     async def records(self) -> tuple[ChangeRecord, ...]:
@@ -189,6 +220,15 @@ class LiveServer(Protocol):
         """The release of the one that serves; None where it is of none."""
         ...
 
+    @property
+    def pid(self) -> int | None:
+        """Of the server that can be called; None where there is none."""
+        ...
+
+    def is_up(self, release_id: str) -> bool:
+        """Whether a server of that release can be called."""
+        ...
+
     async def tools(self) -> Mapping[str, str]:
         """Its tools: name to SHA-256 of their description and schemas. Empty where none serves."""
         ...
@@ -226,6 +266,25 @@ class LiveServer(Protocol):
 
     def stderr_since_switch(self) -> tuple[str, ...]:
         """The last lines of its stderr, oldest first."""
+        ...
+
+
+class LiveMeasures(msgspec.Struct, frozen=True):
+    """What was measured of the live server from outside; None where this system cannot tell."""
+
+    release_folder: str
+    code_path: str
+    browser_wanted: bool
+    watchers: bool | None
+    index_current: bool | None
+    unit_tests: bool | None
+
+
+class Validation(Protocol):
+    """Looks at the live server from outside, without writing anything into the workspace."""
+
+    async def measure(self, release_id: str, pid: int | None) -> LiveMeasures:
+        """Measure the server of that release, which runs as `pid`."""
         ...
 
 
@@ -313,6 +372,7 @@ class UpgradeWorld(NamedTuple):
     changes: Changes
     live: LiveServer
     candidates: Candidates
+    validation: Validation
     records: Records
     backups: Actor[BackupMessage]
     installer: Actor[InstallerMessage]

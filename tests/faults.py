@@ -29,12 +29,19 @@ class Faults(OsCalls):
         self._count()
         return super().create(path)
 
+    def open_append(self, path: Path) -> int:
+        self._count()
+        return super().open_append(path)
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         self._count()
         return super().write(fd, data)
 
     def fsync(self, fd: int) -> None:
         """Counted, and not done: these tests are not about the disk itself."""
+        self._count()
+
+    def fsync_file(self, path: Path) -> None:
         self._count()
 
     def rename(self, source: Path, target: Path) -> None:
@@ -44,6 +51,10 @@ class Faults(OsCalls):
     def link(self, source: Path, target: Path) -> None:
         self._count()
         super().link(source, target)
+
+    def symlink(self, text: str, path: Path) -> None:
+        self._count()
+        super().symlink(text, path)
 
     def unlink(self, path: Path) -> None:
         self._count()
@@ -56,10 +67,6 @@ class Faults(OsCalls):
     def rmdir(self, path: Path) -> None:
         self._count()
         super().rmdir(path)
-
-    def symlink(self, target: str, path: Path) -> None:
-        self._count()
-        super().symlink(target, path)
 
     def chmod(self, path: Path | int, mode: int) -> None:
         self._count()

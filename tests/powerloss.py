@@ -130,6 +130,9 @@ class Recorder:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
 
+    def symlink(self, target: str, path: Path) -> None:
+        raise NotImplementedError("a Crash holds files and folders only")
+
     def unlink(self, path: Path) -> None:
         with self._lock:
             os.unlink(path)
@@ -224,10 +227,14 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
     for kept in _subsets(pending):
         names: dict[Path, int] = {}
         folders: set[Path] = {recorder.root}
+        lost: list[tuple[Path, Path]] = []
         for n, entry in entries:
             if n in kept or n not in pending:
+                entry = _as_if_without(lost, entry)
                 _apply(names, entry)
                 _apply_to_folders(folders, entry)
+            elif entry.gone is not None and entry.name is not None and entry.file is None:
+                lost.append((entry.name, entry.gone))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
         present = {p: f for p, f in names.items() if p.parent in reachable and f not in recorder.links}
         links = {
@@ -242,6 +249,23 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
                 files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
             below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
             yield Crash(files, links, below, marks)
+
+
+def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
+    """What the entry is where these renames of folders were lost: the same, in the folder by its old name."""
+
+    def put_back(path: Path) -> Path:
+        for name, gone in reversed(renames):
+            if path.is_relative_to(name) and path != name:
+                path = gone / path.relative_to(name)
+        return path
+
+    return _Entry(
+        put_back(entry.folder),
+        None if entry.gone is None else put_back(entry.gone),
+        None if entry.name is None else put_back(entry.name),
+        entry.file,
+    )
 
 
 def _apply(names: dict[Path, int], entry: _Entry) -> None:

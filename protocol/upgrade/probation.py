@@ -27,14 +27,9 @@ class Probation(msgspec.Struct, frozen=True):
         return now < self.until
 
 
-def note_crash(
-    probation: Probation, release: str | None, *, now: float, given_up: bool
-) -> tuple[Probation, bool]:
-    """Count a crash of `release`; whether it is time to roll back.
-
-    `now` is in seconds; `given_up` says that no restart follows.
-    """
+def note_crash(probation: Probation, release: str | None, *, now: float) -> tuple[Probation, bool]:
+    """Count a crash of `release`, at `now` in seconds; whether it is time to roll back."""
     if release != probation.release:
         return probation, False
     recent = tuple(at for at in (*probation.crashes, now) if now - at < PERIOD)
-    return msgspec.structs.replace(probation, crashes=recent), given_up or len(recent) >= CRASHES
+    return msgspec.structs.replace(probation, crashes=recent), len(recent) >= CRASHES

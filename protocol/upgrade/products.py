@@ -1,6 +1,5 @@
 """What the phases hand on to each other, by way of the journal."""
 
-from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -9,19 +8,19 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.plan import Applied, Plan
-from mcpkeep.protocol.upgrade.proof import Proof, ToolDiff
+from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, ToolDiff
+from mcpkeep.protocol.upgrade.release import Release
 
-__all__ = ["Merged", "Prepared", "Switched", "Validated"]
+__all__ = ["Closed", "Merged", "Prepared", "Switched", "Validated"]
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """Phase 1: the way back and the new release."""
 
     source: SourceFacts
-    from_release: str
-    from_version: str
-    to_release: str
-    """The same as `from_release` where the server's code stays."""
+    former: Release
+    release: Release
+    """The same as `former` where the server's code stays."""
     backup_id: str
     venv_shared: bool
     unconstrained: bool
@@ -34,8 +33,10 @@ class Merged(msgspec.Struct, frozen=True):
 
     plan: Plan
     applied: Applied
-    to_release: str
+    release: Release
     """Another than the prepared one where the user's edits are part of the server's code."""
+    staged_records: tuple[str, ...] = ()
+    """Further paths that become live with the commit."""
     differs: tuple[str, ...] = ()
     """What upstream's own script would have done otherwise."""
 
@@ -54,5 +55,15 @@ class Switched(msgspec.Struct, frozen=True):
 class Validated(msgspec.Struct, frozen=True):
     """Phase 4: what the live server showed."""
 
-    report: Mapping[str, object]
+    smoke: tuple[SmokeResult, ...]
+    facts: tuple[str, ...]
     path: str
+    """Of the validation report, relative to the workspace."""
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """Phase 5: the record."""
+
+    summary: str
+    """Path of the report, relative to the workspace."""
+    warnings: tuple[str, ...]

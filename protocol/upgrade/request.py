@@ -83,6 +83,8 @@ class PlanMade(msgspec.Struct, frozen=True, tag="upgrade.plan_made"):
     diffs: Mapping[str, str]
     preflight: Mapping[str, object]
     """Phase 0's evidence."""
+    undecided: tuple[str, ...]
+    """The conflicts that no decision is on record for."""
 
 
 class ConflictsUndecided(msgspec.Struct, frozen=True, tag="upgrade.conflicts_undecided"):
@@ -276,8 +278,6 @@ class ServerCrashed(msgspec.Struct, frozen=True, tag="upgrade.server_crashed"):
 
     release: str | None
     how: str
-    given_up: bool
-    """Whether no restart follows."""
 
 
 class GetBackups(Question[BackupList], frozen=True, tag="upgrade.get_backups"):

@@ -20,6 +20,7 @@ from mcpkeep.supervisor.upgrade.blobs import read_blobs
 from mcpkeep.supervisor.upgrade.copying import Check, remove_tree, spread
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree, TreeFile
+from mcpkeep.supervisor.upgrade.index import filled_at
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.staging import copy_file_as_it_is, discard
@@ -174,6 +175,8 @@ def apply_plan(
         live, staged = GuardedTree(layout.base), GuardedTree(layout.staged(session_id), calls=calls)
         removed = sorted(path for path in gone if live.stat(path) is not None)
         contents = PlanContents(layout, plan)
+        # An index that is built here covers these files: to its server none may look newer than it.
+        moment = int(filled_at(layout.staged(session_id)).timestamp() - 1) * 10**9
         for file in touched:
             if outcomes[file.path] is Outcome.REMOVE:
                 contents.local(file)
@@ -199,7 +202,7 @@ def apply_plan(
                     if file.path in targets:
                         result, bits = contents.result(file, decided.get(file.path), blobs)
                         assert result is not None
-                        staged.write(file.path, result.data, result.mode, bits=bits)
+                        staged.write(file.path, result.data, result.mode, bits=bits, mtime_ns=moment)
 
                 spread(write, batch, check=check)
             calls.sync_tree(layout.staging(session_id))

@@ -56,8 +56,10 @@ class ContentFiles:
         )
 
     async def renew_baseline(self, plan: Plan, session_id: str) -> None:
-        """See `baseline.renew_baseline`; it is the same for every session."""
-        await self._run(lambda check: renew_baseline(self._layout, plan, calls=self._calls, check=check))
+        """See `baseline.renew_baseline`."""
+        await self._run(
+            lambda check: renew_baseline(self._layout, plan, session_id, calls=self._calls, check=check)
+        )
 
     async def diffs(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str]:
         """See `diff.plan_diffs`."""

@@ -64,10 +64,13 @@ class GuardedTree:
             bits = stat.S_IMODE(os.fstat(fd).st_mode)
             return TreeFile(file.read(), file_mode(bits), bits)
 
-    def write(self, path: str, data: bytes, mode: Mode, *, bits: int | None = None) -> None:
+    def write(
+        self, path: str, data: bytes, mode: Mode, *, bits: int | None = None, mtime_ns: int | None = None
+    ) -> None:
         """Put a file, or for mode LINK a link, in the place of what stands there; not durable by itself.
 
-        `bits` are the permissions of the file that it takes the place of, if they are to be kept.
+        `bits` are the permissions of the file that it takes the place of, if they are to be kept; `mtime_ns`
+        is when a file is said to have been changed, if not now.
         """
         place = self.place(path)
         self.make_folders(path)
@@ -84,6 +87,8 @@ class GuardedTree:
             while rest:
                 rest = rest[self._calls.write(fd, rest) :]
             self._calls.chmod(fd, permission_bits(mode, standing=bits, folder=folder))
+            if mtime_ns is not None:
+                self._calls.utime(fd, (mtime_ns, mtime_ns))
         finally:
             self._calls.close(fd)
 

@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,7 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def serving(world: World) -> Iterator[Client]:
+def serving(world: World) -> Generator[Client]:
     """The installed server, its session open."""
     with Client(server_command(world), world.workspace, env=server_environment(world)) as client:
         client.initialize()
