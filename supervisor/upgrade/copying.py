@@ -37,9 +37,10 @@ _CHUNK = 1 << 20
 _ZEROS = bytes(_CHUNK)
 _TRIES = 5
 
-# Measured on two cores, 20,000 files of 500 MB: one thread 8.7 s, two 5.4 s, four 5.0 s. Few small files
-# are copied soonest by one thread, since there is nearly nothing but calls that want the interpreter's lock.
-_THREADS = 4
+# Measured on two cores, 20,000 files of 500 MB: one thread 8.7 s, two 5.4 s, four 5.0 s; but with four the
+# relay, which shares the interpreter's lock, waits twice as long for its turn. Few small files are copied
+# soonest by one thread, since there is nearly nothing but calls that want that lock.
+_THREADS = 2
 _FEW = 1_000
 
 
@@ -191,7 +192,7 @@ def hash_link(target: str) -> BackedUpFile:
 
 
 def spread(work: Callable[[T], R], items: Iterable[T], *, check: Check, few: int = _FEW) -> list[R]:
-    """Do the work for each item, in four threads where they are more than a `few`; the answers in any order.
+    """Do the work for each item, in two threads where they are more than a `few`; the answers in any order.
 
     The first error ends it, after what other threads are just at; so does `check`.
     """
