@@ -132,7 +132,9 @@ async def validate(
     context.step("validating the live server")
     tools = await live.tools()
     found = await world.validation.measure(release, live.pid)
-    runs = choose_smoke(tools, declared=context.settings.smoke, browser=found.browser_wanted)
+    # A version may have dropped its browser: then nothing is enabled any more.
+    browser = found.browser_wanted and "pos_browser" in tools
+    runs = choose_smoke(tools, declared=context.settings.smoke, browser=browser)
     smoke = await make_smoke_tests(live, runs)
     verification = await world.changes.restored_verification(release)
     facts = LiveFacts(
@@ -162,7 +164,7 @@ async def validate(
         server_version=prepared.source.version,
         tools_registered=len(tools),
         expected_tools=len(switched.proof.tools),
-        browser_tools_enabled=found.browser_wanted,
+        browser_tools_enabled=browser,
         browser_smoke_test=outcome_of(smoke, BROWSER_TEST),
         rag_search_test=outcome_of(smoke, SEARCH_TEST),
         workflow_engine_test=outcome_of(smoke, WORKFLOW_TEST),

@@ -62,7 +62,8 @@ class UpgradeDesk:
         """Put decisions on record. Raises UpgradeFailed."""
         plan = self._plans.get(asked.plan_id) or await self._planned_again(asked.plan_id)
         known = await self._world.records.decisions(plan.plan_id)
-        made = {**known, **decide_conflicts(plan, asked.decisions, by=asked.by)}
+        wishes: dict[str, object] = msgspec.to_builtins(asked.decisions)
+        made = {**known, **decide_conflicts(plan, wishes, by=asked.by)}
         await self._world.records.save_decisions(plan.plan_id, made)
         undecided = tuple(file.path for file in plan.conflicts if file.path not in made)
         return Resolved(plan.plan_id, tuple(sorted(made)), undecided)

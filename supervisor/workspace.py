@@ -81,18 +81,19 @@ def make_state_folder(
 ) -> StateFolder:
     """Make the folder for mcpkeep's own files, unless it is there; never raises.
 
-    `.praxis-os/.mcpkeep` (with a .gitignore in it) in a workspace that has `.praxis-os`; otherwise one in the
-    user's state folder that is named after the workspace, so that other projects get no droppings.
+    `.mcpkeep` (with a .gitignore in it) in a workspace's `.praxis-os` or `.agent-os`, where it has one; otherwise
+    one in the user's state folder that is named after the workspace, so that other projects get no droppings.
     """
-    inside = workspace is not None and os.path.isdir(os.path.join(workspace, ".praxis-os"))
-    if inside and workspace is not None:
-        path = os.path.join(workspace, ".praxis-os", ".mcpkeep")
+    bases = [os.path.join(workspace, base) for base in _BASES] if workspace is not None else []
+    inside = next((base for base in bases if os.path.isdir(base)), None)
+    if inside is not None:
+        path = os.path.join(inside, ".mcpkeep")
     else:
         path = os.path.join(_user_state(environ, home, platform), _readable_key(workspace or cwd))
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         ignore = os.path.join(path, ".gitignore")
-        if inside and not os.path.lexists(ignore):
+        if inside is not None and not os.path.lexists(ignore):
             with open(ignore, "x", encoding="ascii") as file:
                 file.write("*\n")
         if not os.access(path, os.W_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -125,7 +126,8 @@ def make_without_git(source: Path) -> None:
 
 def shallow_clone(source: Path, folder: Path) -> Path:
     """A clone of the newest commit alone."""
-    run_git(source, "clone", "--quiet", "--depth=1", f"file://{source}", str(folder))
+    # Not by run_git, which refuses to fetch from anywhere.
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{source}", str(folder)], check=True)
     return folder
 
 

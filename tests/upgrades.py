@@ -120,6 +120,12 @@ class Session:
         assert answer["status"] == "success", answer
         return answer
 
+    async def until_rolled_back(self, session_id: str) -> None:
+        """Wait until the session says so; its server may be back a moment before."""
+        with anyio.fail_after(LIMIT):
+            while (await self.state(session_id))["session_status"] != "rolled_back":
+                pass
+
     def holder(self) -> int:
         """The pid of the mcpkeep that holds the workspace."""
         return int((self.world.base / ".mcpkeep" / "pid").read_text())

@@ -139,7 +139,7 @@ class _Recovery:
     def _resume(self, state: JournalState) -> None:
         """Take the interrupted phase back; what the completed ones made stays."""
         session_id = state.begun.session_id
-        phase = next(n for n in range(PHASE_COUNT) if n not in state.phases)
+        phase = next(n for n in range(_PREPARATION, PHASE_COUNT) if n not in state.phases)
         stayed: tuple[str, ...] = ()
         if phase > _COMMIT and state.committed and not self._has_record(session_id):
             # Its taking back was interrupted.

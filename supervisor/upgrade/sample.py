@@ -75,7 +75,6 @@ def packages_environment(wheels: Path) -> dict[str, str]:
     return {
         "UV_FIND_LINKS": str(wheels),
         "UV_NO_INDEX": "1",
-        "UV_OFFLINE": "1",
         "PIP_FIND_LINKS": str(wheels),
         "PIP_NO_INDEX": "1",
     }
