@@ -430,9 +430,9 @@ class Killed(OsCalls):
         self._count()
         super().link(source, target)
 
-    def symlink(self, target: str, path: Path) -> None:
+    def symlink(self, text: str, path: Path) -> None:
         self._count()
-        super().symlink(target, path)
+        super().symlink(text, path)
 
     def unlink(self, path: Path) -> None:
         self._count()
