@@ -10,12 +10,18 @@ from anyio.abc import TaskGroup
 from mcpkeep.actors.actor import Actor, Envelope
 from mcpkeep.actors.interfaces import ChildHost, ChildProcess
 from mcpkeep.protocol.child import (
+    AnswerAsker,
+    AnswerDrop,
+    AnswerPrepare,
+    AnswerPromote,
     AnswerRestart,
     Child,
     ChildEvent,
     ChildSettings,
+    Crashed,
     DeadlinePassed,
     Exited,
+    FreezeProcess,
     GetStatus,
     KillProcess,
     Notify,
@@ -26,17 +32,22 @@ from mcpkeep.protocol.child import (
     StartChild,
     StopChild,
     StopProcess,
+    ThawProcess,
     child_status,
     next_deadline,
 )
 from mcpkeep.protocol.errors import SpawnError
 from mcpkeep.protocol.life import step
+from mcpkeep.protocol.replacement import Dropped, DropPrepared, PrepareChild, PromotePrepared
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
     ChildExited,
+    ChildFrozen,
     ChildPromoted,
+    ChildThawed,
     ChildUnavailable,
+    Exit,
     RelayOrder,
 )
 
@@ -44,7 +55,23 @@ __all__ = ["ChildActor", "ChildMessage", "RelayOrders"]
 
 ChildMessage = ChildEvent | GetStatus
 
-PromptEffect = StopProcess | KillProcess | Notify | AnswerRestart | RelayOrder
+Crash = Callable[[str | None, Exit, int], None]
+"""Takes the release that ended unasked, how, and how often in a row; never blocks or raises."""
+
+PromptEffect = (
+    StopProcess
+    | KillProcess
+    | FreezeProcess
+    | ThawProcess
+    | Crashed
+    | Notify
+    | AnswerRestart
+    | AnswerPrepare
+    | AnswerPromote
+    | AnswerDrop
+    | AnswerAsker
+    | RelayOrder
+)
 """Every effect but SpawnChild, which alone is awaited."""
 
 LEAVE_SLACK = 5.0
@@ -62,7 +89,8 @@ class RelayOrders(Protocol):
 class ChildActor(Actor[ChildMessage]):
     """Keeps one child up. It spawns the first one before it reports started.
 
-    Ask it GetStatus and RestartChild; tell it the relay's reports. When it leaves, every process has ended.
+    Ask it GetStatus, RestartChild, PrepareChild, PromotePrepared and DropPrepared; tell it EndFrozen and the
+    relay's reports. When it leaves, every process has ended.
     """
 
     def __init__(
@@ -74,6 +102,8 @@ class ChildActor(Actor[ChildMessage]):
         relay: RelayOrders,
         notify: Callable[[Notify], None],
         chance: Callable[[], float],
+        release: str | None = None,
+        crashed: Crash | None = None,
         clock: Callable[[], float] = anyio.current_time,
         capacity: int = 256,
     ) -> None:
@@ -81,20 +111,44 @@ class ChildActor(Actor[ChildMessage]):
 
         Args:
             command: as people are to read it.
+            release: what the first child is of; None is the command as configured.
+            crashed: told of each end of the serving child that nobody asked for.
             chance: a fresh number from 0 to 1 at each call.
             clock: seconds, running as `anyio.current_time` does, from a zero of its own.
         """
         self._grace = settings.stop_eof + settings.stop_term + LEAVE_SLACK
         super().__init__("child", capacity=capacity, leave_limit=self._grace + LEAVE_SLACK)
-        self._child = Child(command, settings)
+        self._child = Child(command, settings, release=release)
         self._host = host
         self._relay = relay
         self._notify = notify
+        self._crashed = crashed
         self._chance = chance
         self._clock = clock
         self._processes: dict[int, ChildProcess] = {}
         self._askers: list[Envelope[ChildMessage]] = []
+        self._switchers: list[Envelope[ChildMessage]] = []
         self._stops: TaskGroup | None = None
+
+    @property
+    def release(self) -> str | None:
+        """What serves, or is to; None is the command as configured."""
+        return self._child.release
+
+    @property
+    def ready(self) -> bool:
+        """Whether a child serves."""
+        return self._child.ready
+
+    @property
+    def pid(self) -> int | None:
+        """Of the current process; None where there is none."""
+        return None if self._child.current is None else self._child.current.pid
+
+    @property
+    def frozen(self) -> str | None:
+        """The release of the frozen child; None where there is none."""
+        return None if self._child.frozen is None else self._child.frozen.release
 
     async def begin(self) -> None:
         await self._happen(StartChild())
@@ -105,6 +159,9 @@ class ChildActor(Actor[ChildMessage]):
                 envelope.answer(child_status(self._child, self._clock()))
             case RestartChild() as event:
                 self._askers.append(envelope)
+                await self._happen(event)
+            case PrepareChild() | PromotePrepared() | DropPrepared() as event:
+                self._switchers.append(envelope)
                 await self._happen(event)
             case event:
                 await self._happen(event)
@@ -140,15 +197,16 @@ class ChildActor(Actor[ChildMessage]):
             self._child, effects = step(self._child, event, now=self._clock(), chance=self._chance())
             for effect in effects:
                 if isinstance(effect, SpawnChild):
-                    events.append(await self._spawn(effect.generation))
+                    events.append(await self._spawn(effect))
                 else:
                     self._perform(effect)
 
-    async def _spawn(self, generation: int) -> Spawned | SpawnFailed:
+    async def _spawn(self, effect: SpawnChild) -> Spawned | SpawnFailed:
+        generation = effect.generation
         process: ChildProcess | None = None
         try:
             with anyio.CancelScope(shield=True):  # a process that nobody knows of would never be ended
-                process = await self._host.spawn(generation)
+                process = await self._host.spawn(generation, effect.release)
         except SpawnError as error:
             return SpawnFailed(generation, error.reason)
         assert process is not None  # nobody cancels that scope
@@ -160,19 +218,51 @@ class ChildActor(Actor[ChildMessage]):
         match effect:
             case ChildAttached() | ChildPromoted() | CallsHeld() | ChildExited() | ChildUnavailable():
                 self._relay.order(effect)
+            case ChildFrozen() | ChildThawed():
+                self._relay.order(effect)
             case StopProcess():
                 process = self._processes[effect.generation]
                 (self._stops or self.tasks).start_soon(self._stop, process, effect)
             case KillProcess():
                 self._processes[effect.generation].kill()
+            case FreezeProcess():
+                self._freeze(self._processes[effect.generation], effect.generation)
+            case ThawProcess():
+                self._relay.order(ChildThawed(effect.generation))
+                self._processes[effect.generation].thaw()
+            case Crashed():
+                if self._crashed is not None:
+                    self._crashed(effect.release, effect.exit, effect.times)
             case Notify():
                 self._notify(effect)
             case AnswerRestart():
                 for asker in self._askers:
                     asker.answer(effect.outcome)
                 self._askers.clear()
+            case AnswerPrepare():
+                self._answer(PrepareChild, effect.outcome)
+            case AnswerPromote():
+                self._answer(PromotePrepared, effect.outcome)
+            case AnswerDrop():
+                self._answer(DropPrepared, Dropped())
+            case AnswerAsker():
+                self._switchers.pop().answer(effect.outcome)  # the last: this step is about its question
             case _:
                 assert_never(effect)
+
+    def _freeze(self, process: ChildProcess, generation: int) -> None:
+        """Stop it where it stands. With a line of ours half written it could never be woken: it is killed."""
+        wire = process.wire
+        if wire.queued:
+            process.kill()
+        else:
+            process.freeze()
+        self._relay.order(ChildFrozen(generation, wire.accepted))
+
+    def _answer(self, question: type[ChildMessage], outcome: object) -> None:
+        for asker in [asker for asker in self._switchers if isinstance(asker.message, question)]:
+            self._switchers.remove(asker)
+            asker.answer(outcome)
 
     async def _stop(self, process: ChildProcess, effect: StopProcess) -> None:
         await process.stop(eof_grace=effect.eof_grace, term_grace=effect.term_grace)

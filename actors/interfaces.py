@@ -49,11 +49,20 @@ class ChildProcess(Protocol):
         """Wait for the process to end; all it wrote has been handed on by then. May be awaited again."""
         ...
 
-    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
         """End it: close stdin, wait, SIGTERM to its group, wait, SIGKILL to its whole tree. Seconds.
 
-        A cancelled stop kills at once. Returns what wait() returns.
+        With `eof_grace` None its stdin stays open, and SIGTERM comes first. A cancelled stop kills at once.
+        Returns what wait() returns.
         """
+        ...
+
+    def freeze(self) -> None:
+        """SIGSTOP its group: it does nothing, keeps its memory and its ports, and can be killed."""
+        ...
+
+    def thaw(self) -> None:
+        """SIGCONT its group."""
         ...
 
     def kill(self) -> None:
@@ -64,10 +73,10 @@ class ChildProcess(Protocol):
 class ChildHost(Protocol):
     """Starts children. Each generation is started once."""
 
-    async def spawn(self, generation: int) -> ChildProcess:
-        """Start the command; its wire is connected to the relay as `generation`.
+    async def spawn(self, generation: int, release: str | None) -> ChildProcess:
+        """Start the release, or the configured command; its wire is connected to the relay as `generation`.
 
         Raises:
-            SpawnError: the command could not be executed; the text says which and why.
+            SpawnError: it could not be executed, or the release is not there; the text says which and why.
         """
         ...

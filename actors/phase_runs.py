@@ -15,7 +15,16 @@ from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.protocol.workflow.refusal import ClaimRefused, EvidenceRefused, Refusal, StateConflict
 from mcpkeep.protocol.workflow.session import Session
 
-__all__ = ["ATTACH_LIMIT", "Conclude", "InProgress", "Outcome", "PhaseFailed", "PhaseRunner", "PhaseRuns"]
+__all__ = [
+    "ATTACH_LIMIT",
+    "Conclude",
+    "InProgress",
+    "Outcome",
+    "PhaseFailed",
+    "PhaseRunner",
+    "PhaseRuns",
+    "PhaseWaits",
+]
 
 ATTACH_LIMIT = 45.0
 """Seconds that one call waits: the TypeScript client gives a call up after 60."""
@@ -34,6 +43,10 @@ class PhaseFailed(McpkeepError):
         self.details = details or {}
 
 
+class PhaseWaits(StateConflict):
+    """A phase that mcpkeep runs cannot go on before somebody decides; the session stays as it is."""
+
+
 class PhaseRunner(Protocol):
     """Runs the phases of one workflow type."""
 
@@ -42,7 +55,7 @@ class PhaseRunner(Protocol):
     ) -> Members:
         """Do the phase, and answer the evidence that was measured; `report` takes the name of each step.
 
-        Cancelled by an abort. Raises PhaseFailed.
+        Cancelled by an abort. Raises PhaseFailed, or PhaseWaits.
         """
         ...
 
@@ -206,6 +219,8 @@ class PhaseRuns:
                     run.outcome = await runner.run(session, run.phase, evidence, run.report)
                 except PhaseFailed as failed:
                     run.outcome = failed
+                except PhaseWaits as waits:
+                    run.refusal = waits
                 except Exception as error:
                     place = self._on_bug(session.workflow_type, error)
                     run.outcome = PhaseFailed(
@@ -214,7 +229,7 @@ class PhaseRuns:
                     )
             if run.outcome is not None:
                 await run.settle(run.conclude)
-            else:
+            elif run.refusal is None:
                 run.refusal = StateConflict("the phase was aborted by a rollback", "see get_state")
         finally:
             run.ended.set()

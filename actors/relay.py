@@ -7,20 +7,21 @@ memory.
 
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Protocol, assert_never
 
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
+from msgspec import Raw
 
 from mcpkeep.actors.interfaces import Wire
-from mcpkeep.protocol.errors import ProtocolError
+from mcpkeep.protocol.errors import McpkeepError, ProtocolError
 from mcpkeep.protocol.relay.framing import Frame, LineSplitter
 from mcpkeep.protocol.relay.head import read_head
 from mcpkeep.protocol.relay.jsonrpc import RequestId
-from mcpkeep.protocol.relay.output import Logged, RelayEffect, ToolCancelled
+from mcpkeep.protocol.relay.output import Logged, OwnAnswered, RelayEffect, ToolCancelled
 from mcpkeep.protocol.relay.relay import Relay
 from mcpkeep.protocol.relay.tools import ToolCall, ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
@@ -34,7 +35,7 @@ from mcpkeep.protocol.switch import (
     RelayReport,
 )
 
-__all__ = ["BACKLOG", "FLOODED", "HIGH_WATER", "OwnTools", "RelayActor"]
+__all__ = ["BACKLOG", "FLOODED", "HIGH_WATER", "OwnTools", "RelayActor", "RequestFailed"]
 
 HIGH_WATER = 1024 * 1024
 """Bytes queued for one peer above which the other side is not read: what one pipe holds at most."""
@@ -63,6 +64,25 @@ class OwnTools(Protocol):
         `progress` takes how far it is, the total if known, and a text.
         """
         ...
+
+
+class RequestFailed(McpkeepError):
+    """A request of our own was answered with an error, or not at all."""
+
+    def __init__(self, method: str, reason: str, error: Raw | None = None) -> None:
+        """`error` is the `error` member of the answer; None where there is no answer."""
+        super().__init__(f"{method} failed: {reason}")
+        self.method = method
+        self.reason = reason
+        self.error = error
+
+
+class _Asked:
+    """One request of our own on its way."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.answer: OwnAnswered | None = None
 
 
 class _Peer:
@@ -108,6 +128,7 @@ class RelayActor:
         self._paused_children = False
         self._running: dict[RequestId, anyio.CancelScope] = {}
         self._tools: OwnTools | None = None
+        self._asked: dict[str, _Asked] = {}
         self._call_ended: anyio.Event | None = None
         self._jobs: list[Callable[[], Coroutine[None, None, None]]] = []
         self._armed: float | None = None
@@ -223,6 +244,70 @@ class RelayActor:
         self._relay.notice(level, text)
         self._flush()
 
+    @property
+    def is_attended(self) -> bool:
+        """Whether a client has opened its session, and a child serves it."""
+        return self._relay.is_attended
+
+    def client_can(self, capability: str) -> bool:
+        """Whether the client takes requests of this kind, such as `elicitation`.
+
+        Never in the modern era (2026-07-28): there a server asks by an `input_required` result only.
+        """
+        return self._relay.opening.client_can(capability)
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        within: float,
+        generation: int | None = None,
+    ) -> Raw:
+        """Ask the serving child, or that one, which may be a prepared one; the `result` of its answer.
+
+        The client hears nothing of it. Seconds.
+
+        Raises:
+            RequestFailed: the child answered with an error, ended or was frozen first, took longer, or
+                there is none with an open session.
+        """
+        id_ = self._relay.own_requests.ask_child(generation or self._relay.serving, method, params)
+        if id_ is None:
+            raise RequestFailed(method, "no MCP server is up that has a session with a client")
+        return await self._answer_to(id_, method, within)
+
+    async def ask_client(self, method: str, params: Mapping[str, object], *, within: float) -> Raw:
+        """Ask the client, such as by `elicitation/create`; the `result` of its answer. Seconds.
+
+        Raises:
+            RequestFailed: the client did not declare the capability that the method begins with, or its era
+                has no such requests; it answered with an error; it took longer.
+        """
+        id_ = self._relay.own_requests.ask_client(method, params)
+        if id_ is None:
+            raise RequestFailed(method, "the client takes no such requests")
+        return await self._answer_to(id_, method, within)
+
+    async def _answer_to(self, id_: str, method: str, within: float) -> Raw:
+        asked = self._asked[id_] = _Asked()
+        self._flush()
+        try:
+            with anyio.move_on_after(within):
+                await asked.done.wait()
+        finally:
+            del self._asked[id_]
+            if asked.answer is None:
+                self._relay.own_requests.give_up(id_)
+                self._flush()
+        answer = asked.answer
+        if answer is None:
+            raise RequestFailed(method, f"there was no answer within {within:g} s")
+        if answer.result is not None:
+            return answer.result
+        reason = answer.lost or bytes(answer.error or b"")[:500].decode(errors="replace")
+        raise RequestFailed(method, reason, answer.error)
+
     async def finish_calls(self) -> None:
         """Wait until no call of our own tools is under way."""
         while self._running:
@@ -303,6 +388,10 @@ class RelayActor:
             case ToolCalled(call):
                 scope = self._running[call.id] = anyio.CancelScope()
                 self._start(partial(self._serve, call, scope))
+            case OwnAnswered(id_):
+                if (asked := self._asked.get(id_)) is not None:
+                    asked.answer = effect
+                    asked.done.set()
             case ToolCancelled(id_):
                 if (running := self._running.get(id_)) is not None:
                     running.cancel()

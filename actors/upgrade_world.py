@@ -4,32 +4,46 @@ Each raises UpgradeFailed where it is refused or fails, with what it had begun t
 in threads, and cancellation is heeded between files. Paths are absolute unless said otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
-from mcpkeep.protocol.upgrade.backup import Verification
+import msgspec
+
+from mcpkeep.actors.actor import Actor
+from mcpkeep.protocol.upgrade.backup import BackupMessage, Verification
 from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
 from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState
 from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
+from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
-from mcpkeep.protocol.upgrade.release import Release
+from mcpkeep.protocol.upgrade.release import InstallerMessage, Release
+from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 
 __all__ = [
+    "Answering",
     "Candidates",
     "Changes",
     "Contents",
     "Journals",
+    "LiveMeasures",
     "LiveServer",
     "Progress",
     "Records",
     "Sources",
     "Targets",
     "UpgradeLock",
+    "UpgradeWorld",
+    "Validation",
 ]
 
 Progress = Callable[[str], None]
 """Takes the name of each step as it begins; never blocks or raises."""
+
+
+Answering = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
+"""Asks the upgrade actor, wherever it is; session and step are told on the way. Raises UpgradeFailed."""
 
 
 class Sources(Protocol):
@@ -63,6 +77,19 @@ class Contents(Protocol):
 
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         """What has changed since the plan was made: paths, or `source`."""
+        ...
+
+    async def expected(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str | None]:
+        """SHA-256 of each live file as the plan saw it, None for absent; of paths outside the plan, as it is.
+
+        Raises UpgradeFailed where a file of the plan is another by now.
+        """
+        ...
+
+    async def exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+        """Bring back the baseline that stood before the first of the changes `undone`, keeping the present
+        one for the way back behind `session_id`.
+        """
         ...
 
     async def fill_staging(self, session_id: str) -> None:
@@ -137,12 +164,20 @@ class Changes(Protocol):
         """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
 
         Answers the paths that the user changed between prepare() and their swap: the user's bytes are
-        back in place, and the new version lies in conflicts/<session>/.
+        back in place, and the new version lies in conflicts/<session>/late/.
         """
         ...
 
-    async def undo(self, session_id: str) -> None:
-        """Take back every group of the session that was begun or done. May be called again."""
+    async def settle(self, session_id: str) -> None:
+        """The former server has ended or is frozen: remove what its index was lent. May be called again."""
+        ...
+
+    async def undo(self, session_id: str) -> tuple[str, ...]:
+        """Take back every group of the session that was begun or done. May be called again.
+
+        Answers the paths that the user changed meanwhile: the user's stand there, the others lie in
+        conflicts/<session>/late/.
+        """
         ...
 
     async def records(self) -> tuple[ChangeRecord, ...]:
@@ -178,6 +213,20 @@ class LiveServer(Protocol):
     @property
     def serving(self) -> bool:
         """Whether there is one that clients are attached to."""
+        ...
+
+    @property
+    def release(self) -> str | None:
+        """The release of the one that serves; None where it is of none."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Of the server that can be called; None where there is none."""
+        ...
+
+    def is_up(self, release_id: str) -> bool:
+        """Whether a server of that release can be called."""
         ...
 
     async def tools(self) -> Mapping[str, str]:
@@ -220,6 +269,25 @@ class LiveServer(Protocol):
         ...
 
 
+class LiveMeasures(msgspec.Struct, frozen=True):
+    """What was measured of the live server from outside; None where this system cannot tell."""
+
+    release_folder: str
+    code_path: str
+    browser_wanted: bool
+    watchers: bool | None
+    index_current: bool | None
+    unit_tests: bool | None
+
+
+class Validation(Protocol):
+    """Looks at the live server from outside, without writing anything into the workspace."""
+
+    async def measure(self, release_id: str, pid: int | None) -> LiveMeasures:
+        """Measure the server of that release, which runs as `pid`."""
+        ...
+
+
 class Candidates(Protocol):
     """Servers that are tried in a staging workspace, away from all clients."""
 
@@ -243,6 +311,13 @@ class Candidates(Protocol):
 class Records(Protocol):
     """The files that people read afterwards."""
 
+    async def stage(self, session_id: str, source: SourceFacts) -> tuple[str, ...]:
+        """Write VERSION.txt and UPDATE_LOG.txt as they will be into the staged installation.
+
+        Answers which of them become live with the commit: VERSION.txt, so that a rollback takes it back.
+        """
+        ...
+
     async def write_validation(self, at: str, report: Mapping[str, object]) -> str:
         """Write .cache/upgrade-validation-<at>.json; its path relative to the workspace."""
         ...
@@ -251,8 +326,24 @@ class Records(Protocol):
         """Write .cache/upgrade-summary-<at>.md; its path relative to the workspace."""
         ...
 
-    async def write_records(self, *, version: str, log_entry: str, summary: str) -> None:
-        """Bring VERSION.txt, UPDATE_LOG.txt (appended) and INSTALLATION_SUMMARY.md up to date, durably."""
+    async def write_records(self, *, log_entry: str, summary: str) -> None:
+        """Append to UPDATE_LOG.txt, and bring INSTALLATION_SUMMARY.md up to date; durably."""
+        ...
+
+    async def save_decisions(self, plan_id: str, decisions: Mapping[str, Decision]) -> None:
+        """Put the decisions for a plan on record, durably."""
+        ...
+
+    async def decisions(self, plan_id: str) -> Mapping[str, Decision]:
+        """Those on record; empty where there are none."""
+        ...
+
+    async def save_probation(self, probation: Probation | None) -> None:
+        """Remember the probation across restarts, or that there is none."""
+        ...
+
+    async def latest(self) -> tuple[str, str] | None:
+        """The newest summary: its path relative to the workspace, and its text."""
         ...
 
     async def log_line(self, line: Mapping[str, object]) -> None:
@@ -268,3 +359,27 @@ class Records(Protocol):
         or changed.
         """
         ...
+
+
+class UpgradeWorld(NamedTuple):
+    """Everything that an upgrade acts through."""
+
+    sources: Sources
+    targets: Targets
+    contents: Contents
+    lock: UpgradeLock
+    journals: Journals
+    changes: Changes
+    live: LiveServer
+    candidates: Candidates
+    validation: Validation
+    records: Records
+    backups: Actor[BackupMessage]
+    installer: Actor[InstallerMessage]
+    now: Callable[[], datetime]
+    """The time of day, in UTC."""
+    clock: Callable[[], float]
+    """Seconds that never go back."""
+    new_id: Callable[[], str]
+    scratch: Callable[[str], str]
+    """The folder of a session for what is neither staged content nor release; absolute, goes with staging."""

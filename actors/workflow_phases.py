@@ -298,7 +298,8 @@ async def _fail(desk: Desk, session: Session, phase: int, failed: PhaseFailed) -
         details=failed.details,
         remediation=failed.remediation,
     )
-    await desk.sessions.fail(session.session_id, error=error, seen=session)
+    if session.status is not Status.ROLLED_BACK:  # the way back has ended it, with its own reason
+        session = (await desk.sessions.fail(session.session_id, error=error, seen=session)).after
     return {
         "status": "error",
         "error": f"phase {phase} failed: {failed}",
@@ -308,7 +309,7 @@ async def _fail(desk: Desk, session: Session, phase: int, failed: PhaseFailed) -
         "phase": phase,
         "missing_evidence": (),
         "validation_errors": (str(failed),),
-        "session_status": Status.FAILED,
+        "session_status": session.status,
     }
 
 

@@ -11,6 +11,18 @@ import msgspec
 from msgspec.structs import replace
 
 from mcpkeep.protocol.question import Question
+from mcpkeep.protocol.replacement import (
+    Dropped,
+    DropPrepared,
+    EndFrozen,
+    Preparation,
+    PrepareChild,
+    PrepareFailed,
+    PrepareOutcome,
+    PromoteOutcome,
+    PromotePrepared,
+    ReplaceMode,
+)
 from mcpkeep.protocol.restart import RestartPolicy, Tally
 from mcpkeep.protocol.switch import (
     ChildDrained,
@@ -23,6 +35,11 @@ from mcpkeep.protocol.switch import (
 )
 
 __all__ = [
+    "After",
+    "AnswerAsker",
+    "AnswerDrop",
+    "AnswerPrepare",
+    "AnswerPromote",
     "AnswerRestart",
     "Child",
     "ChildEffect",
@@ -30,8 +47,10 @@ __all__ = [
     "ChildSettings",
     "ChildState",
     "ChildStatus",
+    "Crashed",
     "DeadlinePassed",
     "Exited",
+    "FreezeProcess",
     "GetStatus",
     "KillProcess",
     "Level",
@@ -49,21 +68,13 @@ __all__ = [
     "StartChild",
     "StopChild",
     "StopProcess",
+    "ThawProcess",
     "Wanted",
     "child_status",
     "next_deadline",
 ]
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class ReplaceMode(enum.Enum):
-    """How a serving child is replaced on purpose."""
-
-    OVERLAP = "overlap"
-    """The new one starts beside the old one, which serves until the new one is ready."""
-    HOLD = "hold"
-    """Calls wait while the old one ends and the new one starts; for servers that bear no second instance."""
 
 
 class ChildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,18 +116,32 @@ class ChildState(enum.Enum):
     """Calls wait while the current process finishes what is in flight."""
     SWAP = "swap"
     """The current process is being ended; another is started when it is gone."""
+    VACANT = "vacant"
+    """Nothing serves and calls wait while a prepared one starts, or waits to be promoted."""
     STOPPING = "stopping"
     """Everything is being ended."""
 
 
 class Stage(enum.Enum):
-    """How far one process has come; it only moves on."""
+    """How far one process has come; it only moves on, but that a frozen one may be ready again."""
 
     SPAWNING = "spawning"
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    FROZEN = "frozen"
     ENDING = "ending"
+
+
+class After(enum.Enum):
+    """What becomes of a process that has finished what was in flight, or took too long to."""
+
+    EOF = "eof"
+    """It is ended, its stdin closed first."""
+    TERM = "term"
+    """It is ended by SIGTERM with its stdin open: on EOF a prAxIs server deletes its successor's files."""
+    FREEZE = "freeze"
+    """It is stopped where it stands, to be woken in an instant."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -134,10 +159,13 @@ class Run(msgspec.Struct, frozen=True):
     """Attached beside a serving one, so that the relay serves with it only once it is promoted."""
     fault: str | None = None
     """Why mcpkeep ended it as if it had crashed."""
+    release: str | None = None
+    """What it was started of; None is the command as configured."""
+    after: After = After.EOF
 
 
 class Child(msgspec.Struct, frozen=True):
-    """The whole state. Every process that may exist is current, candidate or leaving."""
+    """The whole state. Every process that may exist is current, candidate, prepared, frozen or leaving."""
 
     command: str
     """As people are to read it."""
@@ -148,6 +176,15 @@ class Child(msgspec.Struct, frozen=True):
     candidate: Run | None = None
     leaving: tuple[Run, ...] = ()
     """Those that serve no longer: they drain or end."""
+    release: str | None = None
+    """What serves, and what every restart starts; None is the command as configured."""
+    prepared: Run | None = None
+    """A successor that starts, or waits to be promoted, beside whatever goes on."""
+    frozen: Run | None = None
+    """One that served before, stopped where it stood."""
+    preparation: Preparation | None = None
+    unprepared: PrepareFailed | None = None
+    """Why the last prepared one is no more; None once another is on its way."""
     generation: int = 0
     """The last one used."""
     retry_at: float | None = None
@@ -168,10 +205,15 @@ class Child(msgspec.Struct, frozen=True):
         """Whether a child serves."""
         return self.current is not None and self.current.stage in (Stage.READY, Stage.DRAINING)
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every process that may exist."""
+        runs = (self.current, self.candidate, *self.leaving, self.prepared, self.frozen)
+        return tuple(run for run in runs if run is not None)
+
     def find(self, generation: int) -> Run | None:
         """The process of that generation; None once it is gone."""
-        runs = (self.current, self.candidate, *self.leaving)
-        return next((run for run in runs if run is not None and run.generation == generation), None)
+        return next((run for run in self.runs if run.generation == generation), None)
 
     def is_current(self, run: Run) -> bool:
         """Whether this process serves, or is to."""
@@ -183,6 +225,8 @@ class Child(msgspec.Struct, frozen=True):
             return replace(self, current=run)
         if self.candidate is not None and self.candidate.generation == run.generation:
             return replace(self, candidate=run)
+        if self.prepared is not None and self.prepared.generation == run.generation:
+            return replace(self, prepared=run)
         others = tuple(run if old.generation == run.generation else old for old in self.leaving)
         return replace(self, leaving=others)
 
@@ -208,7 +252,7 @@ class RestartFailed(msgspec.Struct, frozen=True, tag="child.restart_failed"):
 RestartOutcome = RestartDone | RestartFailed
 
 
-# Events. Those of the relay stand in `switch.py`.
+# Events. Those of the relay stand in `switch.py`, those of a prepared child in `replacement.py`.
 
 
 class StartChild(msgspec.Struct, frozen=True, tag="child.start"):
@@ -259,6 +303,10 @@ ChildEvent = (
     StartChild
     | StopChild
     | RestartChild
+    | PrepareChild
+    | PromotePrepared
+    | DropPrepared
+    | EndFrozen
     | Spawned
     | SpawnFailed
     | Exited
@@ -276,16 +324,18 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class SpawnChild(msgspec.Struct, frozen=True, tag="child.spawn"):
-    """Start the command; Spawned or SpawnFailed follows."""
+    """Start the release, or the command as configured; Spawned or SpawnFailed follows."""
 
     generation: int
+    release: str | None = None
 
 
 class StopProcess(msgspec.Struct, frozen=True, tag="child.stop_process"):
     """Close its stdin, wait, SIGTERM, wait, SIGKILL; Exited follows. Seconds."""
 
     generation: int
-    eof_grace: float
+    eof_grace: float | None
+    """None leaves its stdin open, and begins with SIGTERM."""
     term_grace: float
 
 
@@ -293,6 +343,27 @@ class KillProcess(msgspec.Struct, frozen=True, tag="child.kill_process"):
     """SIGKILL, now; Exited follows."""
 
     generation: int
+
+
+class FreezeProcess(msgspec.Struct, frozen=True, tag="child.freeze_process"):
+    """SIGSTOP its group, and tell the relay with ChildFrozen how much it had taken."""
+
+    generation: int
+
+
+class ThawProcess(msgspec.Struct, frozen=True, tag="child.thaw_process"):
+    """Tell the relay with ChildThawed, and SIGCONT its group."""
+
+    generation: int
+
+
+class Crashed(msgspec.Struct, frozen=True, tag="child.crashed"):
+    """Tell whoever watches the release that it ended though nobody asked it to."""
+
+    release: str | None
+    exit: Exit
+    times: int
+    """How often in a row, this time included, without a healthy run between."""
 
 
 class Notify(msgspec.Struct, frozen=True, tag="child.notify"):
@@ -308,7 +379,43 @@ class AnswerRestart(msgspec.Struct, frozen=True, tag="child.answer_restart"):
     outcome: RestartOutcome
 
 
-ChildEffect = SpawnChild | StopProcess | KillProcess | Notify | AnswerRestart | RelayOrder
+class AnswerPrepare(msgspec.Struct, frozen=True, tag="child.answer_prepare"):
+    """Answer whoever waits for a child to be prepared."""
+
+    outcome: PrepareOutcome
+
+
+class AnswerPromote(msgspec.Struct, frozen=True, tag="child.answer_promote"):
+    """Answer whoever waits for the prepared child to be promoted."""
+
+    outcome: PromoteOutcome
+
+
+class AnswerDrop(msgspec.Struct, frozen=True, tag="child.answer_drop"):
+    """Answer whoever waits for the prepared child to be dropped."""
+
+
+class AnswerAsker(msgspec.Struct, frozen=True, tag="child.answer_asker"):
+    """Answer only the question that this step is about."""
+
+    outcome: PrepareOutcome | Dropped
+
+
+ChildEffect = (
+    SpawnChild
+    | StopProcess
+    | KillProcess
+    | FreezeProcess
+    | ThawProcess
+    | Crashed
+    | Notify
+    | AnswerRestart
+    | AnswerPrepare
+    | AnswerPromote
+    | AnswerDrop
+    | AnswerAsker
+    | RelayOrder
+)
 
 
 # Status.
@@ -333,6 +440,12 @@ class ChildStatus(msgspec.Struct, frozen=True, tag="child.status"):
     retry_in: float | None
     candidate: int | None
     leaving: tuple[int, ...]
+    release: str | None = None
+    """What it was started of; None is the command as configured."""
+    prepared: int | None = None
+    """A successor that is not to serve yet."""
+    frozen: str | None = None
+    """The release of a former one that is stopped, to be woken by a rollback."""
 
 
 class GetStatus(Question[ChildStatus], frozen=True, tag="child.get_status"):
@@ -356,11 +469,13 @@ def child_status(child: Child, now: float) -> ChildStatus:
         retry_in=None if child.retry_at is None else max(0.0, child.retry_at - now),
         candidate=None if child.candidate is None else child.candidate.generation,
         leaving=tuple(run.generation for run in child.leaving),
+        release=child.release,
+        prepared=None if child.prepared is None else child.prepared.generation,
+        frozen=None if child.frozen is None else child.frozen.release,
     )
 
 
 def next_deadline(child: Child) -> float | None:
     """When DeadlinePassed is due; None while nothing is waited for."""
-    runs = (child.current, child.candidate, *child.leaving)
-    times = (child.retry_at, *(run.deadline for run in runs if run is not None))
+    times = (child.retry_at, *(run.deadline for run in child.runs))
     return min((time for time in times if time is not None), default=None)

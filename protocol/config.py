@@ -15,12 +15,15 @@ from mcpkeep.protocol.setting import (
     COMMAND,
     ENVIRONMENT,
     FILE,
+    NAMES,
     NUMBER,
     PATHS,
     POSITIVE_SECONDS,
     SECONDS,
     SIZE,
+    SMOKE,
     SWITCH,
+    TABLES,
     Kind,
     choice,
     describe_value,
@@ -39,6 +42,7 @@ __all__ = [
     "Restart",
     "Setting",
     "Settings",
+    "Upgrade",
     "Watch",
     "Workflow",
     "default_of",
@@ -100,6 +104,19 @@ class Watch(NamedTuple):
     debounce: float = 0.3
 
 
+class Upgrade(NamedTuple):
+    keep: int = 3
+    require_signed: bool = False
+    required_tools: tuple[str, ...] = ()
+    smoke: tuple[Mapping[str, object], ...] = ()
+    freeze: bool = True
+    probation: float = 600.0
+    git_commit: bool = False
+    on_disconnect: Literal["finish", "stop"] = "finish"
+    unit_tests: tuple[str, ...] = ()
+    post_install: Mapping[str, tuple[str, ...]] = {}
+
+
 class Log(NamedTuple):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -118,6 +135,7 @@ class Settings(NamedTuple):
     relay: Relay = Relay()
     workflow: Workflow = Workflow()
     watch: Watch = Watch()
+    upgrade: Upgrade = Upgrade()
     log: Log = Log()
 
 
@@ -198,6 +216,27 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("watch", "paths", PATHS, "restart the server when one of these changes", "--watch"),
     Setting("watch", "debounce", SECONDS, "how long changes are gathered before the restart"),
+    Setting("upgrade", "keep", NUMBER, "backups that stay after an upgrade, the newest"),
+    Setting("upgrade", "require_signed", SWITCH, "demand a signed commit or tag of the source"),
+    Setting("upgrade", "required_tools", NAMES, "an upgrade fails if one of these tools is gone"),
+    Setting("upgrade", "smoke", SMOKE, "own checks of the new server, each one [[upgrade.smoke]]"),
+    Setting(
+        "upgrade", "freeze", SWITCH, "keep the former server stopped in memory during probation: the fastest "
+        "way back"
+    ),
+    Setting("upgrade", "probation", SECONDS, "how long a crash loop of the new version rolls back by itself"),
+    Setting("upgrade", "git_commit", SWITCH, "commit the changed paths to the workspace's git"),
+    Setting(
+        "upgrade",
+        "on_disconnect",
+        choice("finish", "stop"),
+        "what becomes of an upgrade under way when the client leaves",
+    ),
+    Setting("upgrade", "unit_tests", COMMAND, "a command that must succeed in the upgraded workspace"),
+    Setting(
+        "upgrade", "post_install", TABLES, "further steps after installing a package: its name, and the words "
+        "for its Python"
+    ),
     Setting("log", "level", _LEVELS, "the least that is logged", "--log-level"),
     Setting("log", "format", _FORMATS, "lines for people, or one JSON object each", "--log-format"),
     Setting("log", "file", FILE, "log to a file beside stderr: true, false or its path", "--log-file"),
@@ -271,6 +310,7 @@ def resolve(
         relay=Relay(**values["relay"]),
         workflow=Workflow(**values["workflow"]),
         watch=Watch(**values["watch"]),
+        upgrade=Upgrade(**values["upgrade"]),
         log=Log(**values["log"]),
     )
     restart = settings.restart

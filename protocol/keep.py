@@ -1,6 +1,6 @@
 """The tool `mcpkeep`: what an agent may ask of the supervisor itself, whether or not the server is up."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -8,15 +8,14 @@ from msgspec import Meta
 from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.schema import flat_schema
 
-__all__ = ["KEEP_TOOL", "KeepAction", "KeepArguments"]
+__all__ = ["KEEP_TOOL", "KeepAction", "KeepArguments", "KeepOptions", "action_names"]
 
 KeepAction = Literal["status", "restart", "logs"]
 
 
-class KeepArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments of one call."""
+class KeepOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a call may say beside its action."""
 
-    action: Annotated[KeepAction, Meta(description="What to do.")]
     mode: Annotated[
         Literal["overlap", "hold"] | None,
         Meta(description="restart: start the new server beside the old one, or after it has ended."),
@@ -24,6 +23,18 @@ class KeepArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lines: Annotated[
         int, Meta(ge=1, le=1000, description="logs: how many of the last lines of the server's stderr.")
     ] = 50
+
+
+class KeepArguments(KeepOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The arguments of one call."""
+
+    action: Annotated[KeepAction, Meta(description="What to do.")]
+
+
+def action_names(arguments: type[KeepOptions]) -> list[str]:
+    """The actions that a tool of these arguments has, sorted."""
+    kind = next(field.type for field in msgspec.structs.fields(arguments) if field.name == "action")
+    return sorted(get_args(get_args(kind)[0]) if get_origin(kind) is Annotated else get_args(kind))
 
 
 KEEP_TOOL = OwnTool(

@@ -1,23 +1,24 @@
 """The rules of the child's life: one table, keyed by state and event type, complete in both.
 
-House rules. A process is current, candidate or leaving from the order to spawn it until its exit, so none
-is ever forgotten. A leaving one is treated alike in every state, and a word about an unknown generation
-moves nothing; only what is left reaches the table. After a crash the order to spawn comes first, since
-clients are waiting, and the words to the relay and the log after it.
+House rules. A process is current, candidate, prepared, frozen or leaving from the order to spawn it until
+its exit, so none is ever forgotten. The last three are treated alike in every state (`handover.py` has the
+rules of the first two of them), and a word about an unknown generation moves nothing; only what is left
+reaches the table. After a crash the order to spawn comes first, since clients are waiting, and the words to
+the relay and the log after it.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-import msgspec
 from msgspec.structs import replace
 
+from mcpkeep.protocol import handover
 from mcpkeep.protocol.child import (
-    AnswerRestart,
     Child,
     ChildEffect,
     ChildEvent,
     ChildState,
+    Crashed,
     DeadlinePassed,
     Exited,
     KillProcess,
@@ -27,7 +28,6 @@ from mcpkeep.protocol.child import (
     RestartChild,
     RestartDone,
     RestartFailed,
-    RestartOutcome,
     Run,
     SpawnChild,
     Spawned,
@@ -35,36 +35,41 @@ from mcpkeep.protocol.child import (
     Stage,
     StartChild,
     StopChild,
-    StopProcess,
     Wanted,
 )
+from mcpkeep.protocol.replacement import DropPrepared, EndFrozen, PrepareChild, PromotePrepared
 from mcpkeep.protocol.restart import GiveUp, Restart, Stay, Tally, decide
+from mcpkeep.protocol.runs import (
+    Moment,
+    Result,
+    answer_restart,
+    end,
+    ending,
+    exit_of,
+    how,
+    is_due,
+    known,
+    late,
+    new_run,
+    spawn,
+    stop_process,
+    told,
+)
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
     ChildDrained,
-    ChildExited,
     ChildPromoted,
     ChildReady,
     ChildRefused,
     ChildUnavailable,
     ChildWedged,
     Exit,
-    describe_exit,
 )
 
-__all__ = ["TABLE", "Moment", "Result", "step"]
+__all__ = ["TABLE", "step"]
 
 REMEDY = "Call the `mcpkeep` tool with action `restart`, send SIGUSR2 to mcpkeep, or fix the command."
-
-Result = tuple[Child, tuple[ChildEffect, ...]]
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """What the world adds to an event."""
-
-    now: float
-    chance: float
 
 
 def step(child: Child, event: ChildEvent, *, now: float, chance: float) -> Result:
@@ -75,18 +80,32 @@ def step(child: Child, event: ChildEvent, *, now: float, chance: float) -> Resul
         chance: from 0 to 1, fresh for each step; it spreads the backoff.
     """
     moment = Moment(now, chance)
+    child, effects = _happen(child, event, moment)
+    child, settled = handover.settle(child)
+    return child, (*effects, *settled)
+
+
+def _happen(child: Child, event: ChildEvent, moment: Moment) -> Result:
     done: tuple[ChildEffect, ...] = ()
     match event:
         case StartChild() | StopChild() | RestartChild():
             pass
+        case PrepareChild() | PromotePrepared() | DropPrepared() | EndFrozen():
+            pass
         case DeadlinePassed():
-            child, done = _drains_elapsed(child, now)
+            child, done = _elapsed(child, moment.now)
+            child, given_up = handover.prepared_elapsed(child, moment.now)
+            done += given_up
         case _:
             run = child.find(event.generation)
             if run is None or _contradicts(run, event):
                 return child, ()
             if isinstance(event, ChildWedged) and run.stage is Stage.ENDING:
                 return child, ()  # it was told to end, may close its pipes, and has its graces
+            if run is child.prepared:
+                return handover.prepared_word(child, run, event, moment)
+            if run is child.frozen:
+                return handover.frozen_word(child, run, event)
             if run in child.leaving:
                 return _leave(child, run, event, moment)
     child, effects = TABLE[child.state, type(event)](child, event, moment)
@@ -94,12 +113,6 @@ def step(child: Child, event: ChildEvent, *, now: float, chance: float) -> Resul
 
 
 # The runs.
-
-
-def _known(child: Child, generation: int) -> Run:
-    run = child.find(generation)
-    assert run is not None  # step() lets no other generation through
-    return run
 
 
 def _current(child: Child) -> Run:
@@ -112,52 +125,6 @@ def _contradicts(run: Run, event: ChildEvent) -> bool:
     return (run.started_at is None) is not isinstance(event, Spawned | SpawnFailed)
 
 
-def _ending(run: Run, fault: str | None = None) -> Run:
-    return replace(run, stage=Stage.ENDING, deadline=None, fault=run.fault or fault)
-
-
-def _end(child: Child, run: Run) -> tuple[ChildEffect, ...]:
-    """Stop it once: one that is ending already was told, one not yet spawned is told when it is."""
-    if run.stage is Stage.ENDING or run.started_at is None:
-        return ()
-    return (_stop_process(child, run),)
-
-
-def _stop_process(child: Child, run: Run) -> StopProcess:
-    return StopProcess(run.generation, child.settings.stop_eof, child.settings.stop_term)
-
-
-def _told(run: Run, event: Exited | SpawnFailed, *, planned: bool) -> tuple[ChildEffect, ...]:
-    """The word to the relay, which knows nothing of a process that never was."""
-    if isinstance(event, SpawnFailed):
-        return ()
-    return (ChildExited(run.generation, event.exit, event.accepted, planned),)
-
-
-def _new_run(child: Child, moment: Moment) -> Run:
-    # Before any child was ready the client may not have opened its session, which is no fault of the child's.
-    bounded = child.proven and child.settings.start_limit > 0
-    deadline = moment.now + child.settings.start_limit if bounded else None
-    return Run(child.generation + 1, deadline=deadline)
-
-
-def _spawn(child: Child, moment: Moment) -> Result:
-    run = _new_run(child, moment)
-    child = replace(child, state=ChildState.UP, current=run, generation=run.generation, retry_at=None)
-    return child, (SpawnChild(run.generation),)
-
-
-def _answer(child: Child, outcome: RestartOutcome) -> Result:
-    if not child.restart:
-        return child, ()
-    failed = outcome.reason if isinstance(outcome, RestartFailed) else None
-    return replace(child, restart=False, restart_failed=failed), (AnswerRestart(outcome),)
-
-
-def _how(run: Run, exit_: Exit) -> str:
-    return describe_exit(exit_) if run.fault is None else f"{describe_exit(exit_)} after it {run.fault}"
-
-
 # What is asked for.
 
 
@@ -166,12 +133,12 @@ def _ignore(child: Child, _event: ChildEvent, _moment: Moment) -> Result:
 
 
 def _start(child: Child, _event: StartChild, moment: Moment) -> Result:
-    return _spawn(replace(child, wanted=Wanted.UP, tally=Tally()), moment)
+    return spawn(replace(child, wanted=Wanted.UP, tally=Tally()), moment)
 
 
 def _start_again(child: Child, event: RestartChild, moment: Moment) -> Result:
     child = replace(child, wanted=Wanted.UP, tally=Tally(), restart=True)
-    child, effects = _spawn(child, moment)
+    child, effects = spawn(child, moment)
     return child, (*effects, Notify("info", f"starting {child.command} ({event.reason})"))
 
 
@@ -193,36 +160,45 @@ def _replace_current(child: Child, event: RestartChild, moment: Moment) -> Resul
         case Stage.SPAWNING:  # nothing newer could be started
             return child, ()
         case Stage.STARTING | Stage.ENDING:  # nothing serves that would be worth keeping
-            child = replace(child, state=ChildState.SWAP, current=_ending(run))
-            return child, (*_end(child, run), notice)
+            child = replace(child, state=ChildState.SWAP, current=ending(run))
+            return child, (*end(child, run), notice)
         case _:
             pass
     if (event.mode or child.settings.replace) is ReplaceMode.HOLD:
         deadline = moment.now + child.settings.drain_grace
         current = replace(run, stage=Stage.DRAINING, deadline=deadline)
         return replace(child, state=ChildState.HOLD, current=current), (CallsHeld(), notice)
-    candidate = _new_run(child, moment)
+    candidate = new_run(child, moment, child.release)
     child = replace(child, state=ChildState.OVERLAP, candidate=candidate, generation=candidate.generation)
-    return child, (SpawnChild(candidate.generation), notice)
+    return child, (SpawnChild(candidate.generation, candidate.release), notice)
+
+
+def _join(child: Child, _event: RestartChild, _moment: Moment) -> Result:
+    """It is being replaced already."""
+    return replace(child, restart=True), ()
 
 
 def _stop(child: Child, _event: StopChild, _moment: Moment) -> Result:
-    runs = [run for run in (child.current, child.candidate, *child.leaving) if run is not None]
-    ends = tuple(effect for run in runs for effect in _end(child, run))
+    runs = child.runs
+    ends = tuple(effect for run in runs for effect in end(child, run))
     idle = not runs
     untold = child.state is ChildState.BACKOFF
+    former = child.prepared
     child = replace(
         child,
         wanted=Wanted.DOWN,
         state=ChildState.DOWN if idle else ChildState.STOPPING,
         current=None,
         candidate=None,
-        leaving=tuple(_ending(run) for run in runs),
+        prepared=None,
+        frozen=None,
+        leaving=tuple(ending(run) for run in runs),
         retry_at=None,
     )
-    child, answers = _answer(child, RestartFailed(f"{child.command} was stopped", kept=False))
-    told = _stopped(child, child.last_exit) if idle and untold and child.last_exit is not None else ()
-    return child, (*ends, *told, *answers)
+    child, answers = answer_restart(child, RestartFailed(f"{child.command} was stopped", kept=False))
+    child, refusals = handover.unprepare(child, was=former)
+    gone = _stopped(child, child.last_exit) if idle and untold and child.last_exit is not None else ()
+    return child, (*ends, *gone, *answers, *refusals)
 
 
 def _stopped(child: Child, exit_: Exit) -> tuple[ChildEffect, ...]:
@@ -233,17 +209,17 @@ def _stopped(child: Child, exit_: Exit) -> tuple[ChildEffect, ...]:
 
 
 def _spawned(child: Child, event: Spawned, moment: Moment) -> Result:
-    run = _known(child, event.generation)
+    run = known(child, event.generation)
     begun = replace(run, pid=event.pid, started_at=moment.now)
     if run.stage is Stage.ENDING:
-        return child.put(begun), (_stop_process(child, run),)
+        return child.put(begun), (stop_process(child, run),)
     begun = replace(begun, stage=Stage.STARTING, promote=not child.is_current(run))
     return child.put(begun), (ChildAttached(run.generation),)
 
 
 def _ready(child: Child, event: ChildReady, moment: Moment) -> Result:
     """A current one serves; a candidate takes the current one's place."""
-    run = _known(child, event.generation)
+    run = known(child, event.generation)
     if run.stage is not Stage.STARTING:
         return child, ()
     fresh = replace(run, stage=Stage.READY, ready_since=moment.now, deadline=None)
@@ -258,18 +234,18 @@ def _ready(child: Child, event: ChildReady, moment: Moment) -> Result:
     # The client knows of the first one: it has just opened its session with it.
     level: Level = "info" if run.generation > 1 else "debug"
     notice = Notify(level, f"{child.command} is ready (child {run.generation})")
-    child, answers = _answer(child, RestartDone(run.generation))
+    child, answers = answer_restart(child, RestartDone(run.generation))
     return child, (*promoted, *answers, notice)
 
 
 def _lost(child: Child, event: Exited | SpawnFailed, moment: Moment) -> Result:
     """The current one ended though nobody asked it to."""
     run = _current(child)
-    exit_ = _exit(event)
-    told = _told(run, event, planned=False)
-    how = f"{child.command} {_how(run, exit_)}"
+    exit_ = exit_of(event)
+    what = f"{child.command} {how(run, exit_)}"
     child = replace(child, current=None, last_exit=exit_)
-    child, answers = _answer(child, RestartFailed(how, kept=False))
+    child, answers = answer_restart(child, RestartFailed(what, kept=False))
+    gone = told(run, event, planned=False)
     decision = decide(
         child.settings.restart,
         child.tally,
@@ -279,40 +255,50 @@ def _lost(child: Child, event: Exited | SpawnFailed, moment: Moment) -> Result:
         now=moment.now,
         chance=moment.chance,
     )
+    level: Level
     match decision:
         case Restart(after, tally) if after <= 0:
             child = replace(child, tally=tally, restarts=child.restarts + 1)
-            child, spawns = _spawn(child, moment)
-            return child, (*spawns, *told, *answers, Notify("warning", f"{how}; it is started again"))
+            child, spawns = spawn(child, moment)
+            notice = Notify("warning", f"{what}; it is started again")
+            return child, (*spawns, *gone, *answers, _crashed(run, exit_, tally.streak), notice)
         case Restart(after, tally):
             child = replace(child, state=ChildState.BACKOFF, tally=tally, retry_at=moment.now + after)
-            return child, (*told, *answers, Notify("warning", f"{how}; next start in {after:.3g} s"))
+            notice = Notify("warning", f"{what}; next start in {after:.3g} s")
+            return child, (*gone, *answers, _crashed(run, exit_, tally.streak), notice)
         case Stay():
             child = replace(child, state=ChildState.DOWN, wanted=Wanted.DOWN)
-            detail = f"{how}, and its restart type leaves it so. {REMEDY}"
-            return child, (*told, ChildUnavailable(exit_, detail), *answers, Notify("warning", detail))
+            detail, level = f"{what}, and its restart type leaves it so. {REMEDY}", "warning"
         case GiveUp(reason):
             child = replace(child, state=ChildState.FAILED)
-            detail = f"{how}, and {reason}. {REMEDY}"
-            return child, (*told, ChildUnavailable(exit_, detail), *answers, Notify("error", detail))
+            detail, level = f"{what}, and {reason}. {REMEDY}", "error"
+    crashed = _crashed(run, exit_, child.tally.streak + 1)
+    return child, (*gone, ChildUnavailable(exit_, detail), *answers, crashed, Notify(level, detail))
+
+
+def _crashed(run: Run, exit_: Exit, times: int) -> Crashed:
+    return Crashed(run.release, exit_, times)
 
 
 def _swapped(child: Child, event: Exited | SpawnFailed, moment: Moment) -> Result:
     """The current one is gone, to make room for the next."""
     run = _current(child)
     planned = run.stage is Stage.ENDING and run.fault is None
-    told = _told(run, event, planned=planned)
-    last_exit = child.last_exit if planned else _exit(event)
-    child, spawns = _spawn(replace(child, current=None, last_exit=last_exit), moment)
-    return child, (*spawns, *told)
+    gone = told(run, event, planned=planned)
+    if not planned:
+        child = replace(child, last_exit=exit_of(event))
+        gone += (_crashed(run, exit_of(event), child.tally.streak + 1),)
+    child = replace(child, current=None)
+    child, spawns = handover.fit_in(child, moment) or spawn(child, moment)
+    return child, (*spawns, *gone)
 
 
 def _lost_in_overlap(child: Child, event: Exited | SpawnFailed, moment: Moment) -> Result:
     """The candidate's end leaves all as it was; the current one's puts the candidate in its place."""
-    run = _known(child, event.generation)
-    exit_ = _exit(event)
-    told = _told(run, event, planned=False)
-    how = f"{child.command} {_how(run, exit_)}"
+    run = known(child, event.generation)
+    exit_ = exit_of(event)
+    gone = told(run, event, planned=False)
+    what = f"{child.command} {how(run, exit_)}"
     if child.is_current(run):
         child = replace(
             child,
@@ -322,23 +308,20 @@ def _lost_in_overlap(child: Child, event: Exited | SpawnFailed, moment: Moment) 
             restarts=child.restarts + 1,
             last_exit=exit_,
         )
-        return child, (*told, Notify("warning", f"{how}; the one that is starting takes its place"))
-    child, effects = _give_up_candidate(replace(child, last_exit=exit_), how)
-    return child, (*told, *effects)
-
-
-def _exit(event: Exited | SpawnFailed) -> Exit:
-    return event.exit if isinstance(event, Exited) else Exit(spawn_error=event.reason)
+        notice = Notify("warning", f"{what}; the one that is starting takes its place")
+        return child, (*gone, _crashed(run, exit_, child.tally.streak + 1), notice)
+    child, effects = _give_up_candidate(replace(child, last_exit=exit_), what)
+    return child, (*gone, *effects)
 
 
 def _give_up_candidate(child: Child, reason: str) -> Result:
     child = replace(child, state=ChildState.UP, candidate=None)
-    child, answers = _answer(child, RestartFailed(reason, kept=True))
+    child, answers = answer_restart(child, RestartFailed(reason, kept=True))
     return child, (*answers, Notify("error", f"restart failed, the old child stays: {reason}"))
 
 
 def _drop_candidate(child: Child, run: Run, ends: Iterable[ChildEffect], fault: str) -> Result:
-    child = replace(child, leaving=(*child.leaving, _ending(run, fault)))
+    child = replace(child, leaving=(*child.leaving, ending(run, fault)))
     child, effects = _give_up_candidate(child, f"the new child {fault}")
     return child, (*ends, *effects)
 
@@ -347,23 +330,23 @@ def _drop_candidate(child: Child, run: Run, ends: Iterable[ChildEffect], fault: 
 
 
 def _refused(child: Child, event: ChildRefused, _moment: Moment) -> Result:
-    run = _known(child, event.generation)
+    run = known(child, event.generation)
     if run.stage not in (Stage.STARTING, Stage.READY):
         return child, ()
     fault = f"was refused: {event.reason}"
-    ends = _end(child, run)
+    ends = end(child, run)
     if not child.is_current(run):
         return _drop_candidate(child, run, ends, fault)
-    return replace(child, current=_ending(run, fault)), ends
+    return replace(child, current=ending(run, fault)), ends
 
 
 def _wedged(child: Child, event: ChildWedged, _moment: Moment) -> Result:
-    run = _known(child, event.generation)
+    run = known(child, event.generation)
     kill = KillProcess(run.generation)
     fault = f"was found unusable: {event.reason}"
     if not child.is_current(run):
         return _drop_candidate(child, run, (kill,), fault)
-    return replace(child, current=_ending(run, fault)), (kill,)
+    return replace(child, current=ending(run, fault)), (kill,)
 
 
 def _wedged_in_hold(child: Child, event: ChildWedged, moment: Moment) -> Result:
@@ -373,50 +356,42 @@ def _wedged_in_hold(child: Child, event: ChildWedged, moment: Moment) -> Result:
 
 def _drained(child: Child, _event: ChildDrained | DeadlinePassed, _moment: Moment) -> Result:
     run = _current(child)
-    return replace(child, state=ChildState.SWAP, current=_ending(run)), _end(child, run)
+    return replace(child, state=ChildState.SWAP, current=ending(run)), end(child, run)
 
 
 # Deadlines.
 
 
-def _due(run: Run | None, now: float) -> bool:
-    return run is not None and run.deadline is not None and run.deadline <= now
-
-
 def _retry(child: Child, _event: DeadlinePassed, moment: Moment) -> Result:
     if child.retry_at is None or child.retry_at > moment.now:
         return child, ()
-    return _spawn(replace(child, restarts=child.restarts + 1), moment)
+    return spawn(replace(child, restarts=child.restarts + 1), moment)
 
 
 def _drain_elapsed(child: Child, event: DeadlinePassed, moment: Moment) -> Result:
-    return _drained(child, event, moment) if _due(child.current, moment.now) else (child, ())
+    return _drained(child, event, moment) if is_due(child.current, moment.now) else (child, ())
 
 
 def _start_elapsed(child: Child, _event: DeadlinePassed, moment: Moment) -> Result:
     run = _current(child)
-    if not _due(run, moment.now):
+    if not is_due(run, moment.now):
         return child, ()
-    return replace(child, current=_ending(run, _late(child))), _end(child, run)
+    return replace(child, current=ending(run, late(child))), end(child, run)
 
 
 def _candidate_elapsed(child: Child, _event: DeadlinePassed, moment: Moment) -> Result:
     run = child.candidate
     assert run is not None
-    if not _due(run, moment.now):
+    if not is_due(run, moment.now):
         return child, ()
-    return _drop_candidate(child, run, _end(child, run), _late(child))
+    return _drop_candidate(child, run, end(child, run), late(child))
 
 
-def _late(child: Child) -> str:
-    return f"was not ready within {child.settings.start_limit:g} s"
-
-
-def _drains_elapsed(child: Child, now: float) -> Result:
-    due = [run for run in child.leaving if _due(run, now)]
-    effects = tuple(effect for run in due for effect in _end(child, run))
-    for run in due:
-        child = child.put(_ending(run))
+def _elapsed(child: Child, now: float) -> Result:
+    effects: tuple[ChildEffect, ...] = ()
+    for run in [run for run in child.leaving if is_due(run, now)]:
+        child, ends = handover.finish(child, run)
+        effects += ends
     return child, effects
 
 
@@ -427,22 +402,21 @@ def _leave(child: Child, run: Run, event: ChildEvent, moment: Moment) -> Result:
     match event:
         case Spawned():
             begun = replace(run, pid=event.pid, started_at=moment.now)
-            return child.put(begun), (_stop_process(child, run),)
+            return child.put(begun), (stop_process(child, run),)
         case ChildDrained() if run.stage is Stage.DRAINING:
-            return child.put(_ending(run)), _end(child, run)
+            return handover.finish(child, run)
         case ChildWedged():
-            return child.put(_ending(run)), (KillProcess(run.generation),)
+            return child.put(ending(run)), (KillProcess(run.generation),)
         case Exited() | SpawnFailed():
-            planned = run.stage is Stage.ENDING
-            told = _told(run, event, planned=planned)
+            gone = told(run, event, planned=run.stage is Stage.ENDING)
             child = child.without(run)
             if child.state is not ChildState.STOPPING or child.leaving:
-                return child, told
+                return child, gone
             if child.wanted is Wanted.UP:
-                child, effects = _spawn(replace(child, tally=Tally()), moment)
-                return child, (*effects, *told)
+                child, effects = spawn(replace(child, tally=Tally()), moment)
+                return child, (*effects, *gone)
             child = replace(child, state=ChildState.DOWN)
-            return child, (*told, *_stopped(child, _exit(event)))
+            return child, (*gone, *_stopped(child, exit_of(event)))
         case _:
             return child, ()
 
@@ -471,10 +445,22 @@ TABLE: Row = {
             _S.FAILED: _start_again,
             _S.UP: _replace_current,
             _S.STOPPING: _want_again,
-            # OVERLAP, HOLD, SWAP: it joins the one under way.
+            **dict.fromkeys((_S.OVERLAP, _S.HOLD, _S.SWAP, _S.VACANT), _join),
         },
     ),
     **_on(StopChild, dict.fromkeys(_S, _stop)),
+    **_on(
+        PrepareChild,
+        {
+            **dict.fromkeys((_S.DOWN, _S.BACKOFF, _S.FAILED), handover.prepare_in_place),
+            _S.UP: handover.prepare_in_turn,
+            **dict.fromkeys((_S.OVERLAP, _S.HOLD, _S.SWAP), handover.prepare_beside),
+            **dict.fromkeys((_S.VACANT, _S.STOPPING), handover.refuse),
+        },
+    ),
+    **_on(PromotePrepared, {**dict.fromkeys(_S, handover.promote), _S.STOPPING: handover.refuse}),
+    **_on(DropPrepared, dict.fromkeys(_S, handover.drop)),
+    **_on(EndFrozen, dict.fromkeys(_S, handover.end_frozen)),
     **_on(Spawned, {_S.UP: _spawned, _S.OVERLAP: _spawned, _S.SWAP: _spawned}),
     **_on(SpawnFailed, {_S.UP: _lost, _S.OVERLAP: _lost_in_overlap, _S.SWAP: _swapped}),
     **_on(Exited, {_S.UP: _lost, _S.OVERLAP: _lost_in_overlap, _S.HOLD: _swapped, _S.SWAP: _swapped}),

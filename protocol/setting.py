@@ -14,12 +14,15 @@ __all__ = [
     "COMMAND",
     "ENVIRONMENT",
     "FILE",
+    "NAMES",
     "NUMBER",
     "PATHS",
     "POSITIVE_SECONDS",
     "SECONDS",
     "SIZE",
+    "SMOKE",
     "SWITCH",
+    "TABLES",
     "Kind",
     "choice",
     "describe_value",
@@ -191,6 +194,46 @@ def _paths(value: object) -> tuple[str, ...]:
     return paths
 
 
+def _names_from_text(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _tables(value: object) -> dict[str, tuple[str, ...]]:
+    """A table of commands."""
+    if not isinstance(value, dict):
+        raise ValueError
+    return {_usable(name): _command(words) for name, words in cast("dict[object, object]", value).items()}
+
+
+def _smoke(value: object) -> tuple[dict[str, object], ...]:
+    """Tables with a tool, and at will its arguments, what is expected and a name."""
+    if not isinstance(value, list):
+        raise ValueError
+    return tuple(_smoke_test(item) for item in cast("list[object]", value))
+
+
+def _smoke_test(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError
+    table = cast("dict[str, object]", value)
+    if not table.keys() <= {"name", "tool", "arguments", "expect"} or not table.get("tool"):
+        raise ValueError
+    expect = table.get("expect", {})
+    arguments = table.get("arguments", {})
+    if not isinstance(expect, dict) or not isinstance(arguments, dict):
+        raise ValueError
+    expected = cast("dict[str, object]", expect)
+    if expected and expected.keys() != {"path", "value"}:
+        raise ValueError
+    for text in (table["tool"], table.get("name", ""), expected.get("path", "")):
+        _usable(text)
+    return table
+
+
+def _refuse_text(text: str) -> object:
+    raise ValueError(text)
+
+
 def _paths_from_text(text: str) -> list[str]:
     return [path for path in text.split(":") if path]
 
@@ -229,3 +272,11 @@ COMMAND = Kind("COMMAND", 'an array of strings, or one string such as "npx -y so
 ENVIRONMENT = Kind("TABLE", "a table of strings", _environment, _environment_from_text)
 PATHS = Kind("PATH", "an array of paths", _paths, _paths_from_text)
 FILE = Kind("PATH", "true, false or a path", _file, _file_from_text)
+NAMES = Kind("NAME", "an array of strings", _strings, _names_from_text)
+TABLES = Kind("TABLE", "a table of commands, in the file only", _tables, _refuse_text)
+SMOKE = Kind(
+    "TABLES",
+    "tables [[upgrade.smoke]] with tool, and at will name, arguments and expect = { path, value }",
+    _smoke,
+    _refuse_text,
+)

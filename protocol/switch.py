@@ -11,9 +11,11 @@ __all__ = [
     "ChildAttached",
     "ChildDrained",
     "ChildExited",
+    "ChildFrozen",
     "ChildPromoted",
     "ChildReady",
     "ChildRefused",
+    "ChildThawed",
     "ChildUnavailable",
     "ChildWedged",
     "Exit",
@@ -54,10 +56,26 @@ class ChildAttached(msgspec.Struct, frozen=True, tag="relay.child_attached"):
     """
 
     generation: int
+    beside: bool = False
+    """It waits as candidate even where none serves."""
 
 
 class ChildPromoted(msgspec.Struct, frozen=True, tag="relay.child_promoted"):
     """The ready candidate serves from now on; the former one drains, and ChildDrained says when."""
+
+    generation: int
+
+
+class ChildFrozen(msgspec.Struct, frozen=True, tag="relay.child_frozen"):
+    """A former child is stopped where it stands: what it still had is lost, and it gets and says nothing."""
+
+    generation: int
+    accepted: int
+    """As in ChildExited."""
+
+
+class ChildThawed(msgspec.Struct, frozen=True, tag="relay.child_thawed"):
+    """A frozen child runs again, as a candidate that has its session; it is brought level with the client."""
 
     generation: int
 
@@ -85,7 +103,9 @@ class ChildUnavailable(msgspec.Struct, frozen=True, tag="relay.child_unavailable
     """Whole sentences for the client: what happened, and what to do."""
 
 
-RelayOrder = ChildAttached | ChildPromoted | CallsHeld | ChildExited | ChildUnavailable
+RelayOrder = (
+    ChildAttached | ChildPromoted | ChildFrozen | ChildThawed | CallsHeld | ChildExited | ChildUnavailable
+)
 
 
 # Reports: the relay tells the child actor.

@@ -60,22 +60,29 @@ def _run(arguments: Sequence[str]) -> int:
 
     try:
         options = gather_options(arguments, environ=os.environ, cwd=_working_folder())
+        if options.base is not None and options.workspace is not None:
+            from mcpkeep.supervisor.upgrade.pending import make_ready
+
+            started = make_ready(options.workspace, options.base, options.release)
+            if started is not None:  # which may have changed what is started
+                options = gather_options(arguments, environ=os.environ, cwd=_working_folder())
+                options = options._replace(started=started)
     except ConfigError as error:
         _say(f"mcpkeep run: {str(error).rstrip()}\n")
         return _USAGE
     return _load("mcpkeep.supervisor.run:run")(options)
 
 
-def _lazily(target: str) -> Callable[[Sequence[str]], int]:
-    return lambda arguments: _load(target)(arguments)
+def _lazily(target: str, *first: str) -> Callable[[Sequence[str]], int]:
+    return lambda arguments: _load(target)(*first, arguments)
 
 
-def _load(target: str) -> Callable[[object], int]:
+def _load(target: str) -> Callable[..., int]:
     """Import `module:function`."""
     import importlib
 
     module, _, function = target.partition(":")
-    loaded: Callable[[object], int] = getattr(importlib.import_module(module), function)
+    loaded: Callable[..., int] = getattr(importlib.import_module(module), function)
     return loaded
 
 
@@ -86,9 +93,20 @@ _COMMANDS = (
         "the workflow sessions of a workspace, from a terminal: `mcpkeep workflow list_sessions`",
         _lazily("mcpkeep.supervisor.terminal:main"),
     ),
+    *(
+        _Command(name, about, _lazily("mcpkeep.supervisor.upgrade.terminal:main", name))
+        for name, about in (
+            ("plan", "what an upgrade of prAxIs OS would change: `mcpkeep plan --source PATH`"),
+            ("upgrade", "upgrade prAxIs OS in the workspace, while its server goes on serving"),
+            ("rollback", "go back to the version before, or to one named with --to"),
+            ("backups", "list the backups and releases"),
+            ("verify", "read backups back against their checksums"),
+            ("report", "the newest report of an upgrade or rollback"),
+        )
+    ),
     _Command(
         "demo",
-        "see it: calls in a stream while the server is killed",
+        "see it: calls in a stream while the server is killed; `mcpkeep demo upgrade`: while it is upgraded",
         _lazily("mcpkeep.supervisor.demo:main"),
     ),
 )

@@ -36,6 +36,9 @@ __all__ = ["SHIPPED", "CacheCounts", "Definitions", "WorkflowUnknown", "search_p
 
 SHIPPED = Path(__file__).parent / "workflows"
 """The workflows that come with mcpkeep."""
+CONDUCTED = ("praxis_os_upgrade_v1",)
+"""mcpkeep performs their phases itself, so the shipped text stands before any other. Installations have one
+of this name, whose gates let anything pass."""
 MAX_WORKFLOWS = 300
 """Folders looked at in one place."""
 MAX_EXPANSIONS = 64
@@ -279,7 +282,9 @@ class Definitions:
             self._stale = False
 
     def _index(self, folders: list[str]) -> None:
-        """Names, nearest first; then aliases, which never stand in the way of a name."""
+        """Names, those we conduct before the nearest; then aliases, which never stand in a name's way."""
+        ours = {os.path.join(str(self._shipped), name) for name in CONDUCTED}
+        folders.sort(key=lambda folder: folder not in ours)
         self._found, self._broken = {}, {}
         summaries: dict[str, WorkflowSummary] = {}
         for folder in folders:

@@ -46,6 +46,8 @@ class Event(msgspec.Struct):
     """True where a call that the server had taken may be lost with it."""
     pid: int | None = None
     """The server afterwards."""
+    took: float | None = None
+    """Seconds, where it has an end."""
     calls: list[Call] = []
 
     def count(self, outcome: Outcome) -> int:
@@ -64,9 +66,20 @@ class Event(msgspec.Struct):
 class Screen:
     """The table while it grows: redrawn on a terminal, one line for each event elsewhere."""
 
-    def __init__(self, console: "Console", events: list[Event], heading: str, *, quiet: bool) -> None:
+    def __init__(
+        self,
+        console: "Console",
+        events: list[Event],
+        heading: str,
+        *,
+        quiet: bool,
+        subject: str = "the server's life",
+        timed: bool = False,
+    ) -> None:
+        """`subject` heads the events; `timed` shows what each took in place of the answered calls."""
         from rich.live import Live
 
+        self._subject, self._timed = subject, timed
         self._console, self._events, self._heading, self._quiet = console, events, heading, quiet
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
         self._told = 0
@@ -82,41 +95,41 @@ class Screen:
         if self._live is not None:
             self._live.stop()
         elif not self._quiet:
-            self._console.print(_table(self._events))
+            self._console.print(self._table())
 
     def show(self) -> None:
         if self._live is not None:
-            self._live.update(_table(self._events), refresh=True)
+            self._live.update(self._table(), refresh=True)
         elif not self._quiet and self._told < len(self._events):
             self._told = len(self._events)
             self._console.print(f"{self._events[-1].name} ...")
 
+    def _table(self) -> "Table":
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
 
-def _table(events: list[Event]) -> "Table":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("the server's life", no_wrap=True)
-    table.add_column("pid", justify="right", no_wrap=True)
-    table.add_column("calls", justify="right", no_wrap=True)
-    table.add_column("answered", justify="right", style="green", no_wrap=True)
-    table.add_column("errors", justify="right", no_wrap=True)
-    table.add_column("slowest", justify="right", no_wrap=True)
-    table.add_column("over time", style="cyan", no_wrap=True)
-    for event in events:
-        errors = len(event.calls) - event.count("answered")
-        table.add_row(
-            event.name,
-            str(event.pid or "…"),
-            str(len(event.calls)),
-            str(event.count("answered")),
-            Text(str(errors), style="yellow" if errors else "dim"),
-            f"{event.longest * 1e3:.0f} ms",
-            _bars(event),
-        )
-    return table
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        table.add_column(self._subject, no_wrap=True)
+        table.add_column("pid", justify="right", no_wrap=True)
+        table.add_column("calls", justify="right", no_wrap=True)
+        table.add_column("took" if self._timed else "answered", justify="right", style="green", no_wrap=True)
+        table.add_column("errors", justify="right", no_wrap=True)
+        table.add_column("slowest", justify="right", no_wrap=True)
+        table.add_column("over time", style="cyan", no_wrap=True)
+        for event in self._events:
+            errors = len(event.calls) - event.count("answered")
+            took = "" if event.took is None else f"{event.took:.2f} s"
+            table.add_row(
+                event.name,
+                str(event.pid or "…"),
+                str(len(event.calls)),
+                took if self._timed else str(event.count("answered")),
+                Text(str(errors), style="yellow" if errors else "dim"),
+                f"{event.longest * 1e3:.0f} ms",
+                _bars(event),
+            )
+        return table
 
 
 def _bars(event: Event) -> str:

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from mcpkeep.supervisor.file_system_sync import sync_file_system
+
 __all__ = [
+    "NO_LINKS",
     "OS_CALLS",
     "FileCalls",
     "FileChanged",
@@ -36,6 +39,10 @@ class FileCalls(Protocol):
         """Create a file that is not there yet, for the owner only, and open it for writing."""
         ...
 
+    def open_append(self, path: Path) -> int:
+        """Open a file that is there, to write at its end."""
+        ...
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write some of `data`; answers how many bytes."""
         ...
@@ -44,18 +51,48 @@ class FileCalls(Protocol):
         """Bring the file's content to the disk itself."""
         ...
 
+    def fsync_file(self, path: Path) -> None:
+        """The same for a file that is not open."""
+        ...
+
     def close(self, fd: int) -> None: ...
 
     def rename(self, source: Path, target: Path) -> None: ...
 
-    def link(self, source: Path, target: Path) -> None: ...
+    def link(self, source: Path, target: Path) -> None:
+        """Give the file one more name; a symbolic link itself, not what it points at."""
+        ...
+
+    def symlink(self, text: str, path: Path) -> None:
+        """Make `path` a symbolic link that says `text`."""
+        ...
 
     def unlink(self, path: Path) -> None: ...
 
     def mkdir(self, path: Path) -> None: ...
 
+    def copy(self, source: int, fd: int, size: int) -> int:
+        """Copy up to `size` bytes from file to file within the kernel; answers how many, 0 at the end."""
+        ...
+
+    def rmdir(self, path: Path) -> None: ...
+
+    def chmod(self, path: Path | int, mode: int) -> None: ...
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        """Set the times of access and change, in nanoseconds."""
+        ...
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file, or lengthen it by a hole."""
+        ...
+
     def fsync_folder(self, path: Path) -> None:
         """Bring the folder's entries to the disk itself."""
+        ...
+
+    def sync_tree(self, path: Path) -> None:
+        """Bring the folder and all below it to the disk itself: contents, entries, modes and times."""
         ...
 
 
@@ -64,6 +101,9 @@ class OsCalls:
 
     def create(self, path: Path) -> int:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+
+    def open_append(self, path: Path) -> int:
+        return os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         return os.write(fd, data)
@@ -77,6 +117,13 @@ class OsCalls:
                 return
         os.fsync(fd)
 
+    def fsync_file(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -84,13 +131,34 @@ class OsCalls:
         os.rename(source, target)
 
     def link(self, source: Path, target: Path) -> None:
-        os.link(source, target)
+        os.link(source, target, follow_symlinks=False)
+
+    def symlink(self, text: str, path: Path) -> None:
+        os.symlink(text, path)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 
     def mkdir(self, path: Path) -> None:
         os.mkdir(path)
+
+    def copy(self, source: int, fd: int, size: int) -> int:
+        # Linux only; it shares blocks where the file system can.
+        if not hasattr(os, "copy_file_range"):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return os.copy_file_range(source, fd, size)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        os.chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        os.utime(path, ns=ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
 
     def fsync_folder(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -99,11 +167,28 @@ class OsCalls:
         finally:
             os.close(fd)
 
+    def sync_tree(self, path: Path) -> None:
+        if not sync_file_system(path):
+            self.sync_each(path)
+
+    def sync_each(self, path: Path) -> None:
+        """The same as sync_tree by an fsync of every file and folder, on any file system."""
+        for folder, _, names in os.walk(path):
+            for name in names:
+                file = os.path.join(folder, name)
+                if not os.path.islink(file):
+                    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        self.fsync(fd)
+                    finally:
+                        os.close(fd)
+            self.fsync_folder(Path(folder))
+
 
 OS_CALLS: FileCalls = OsCalls()
 
-# What a file system without hard links answers.
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""What a file system without hard links answers."""
 
 
 class Stamp(NamedTuple):
@@ -187,11 +272,13 @@ def write_durably(
     previous: Path | None = None,
     expected: Stamp | Literal["absent"] | None = None,
     sync_folder: Callable[[], None] | None = None,
+    mode: int | None = None,
 ) -> Stamp:
     """Replace `target` by `data`; on return it is on disk. Answers the new file's stamp.
 
     `previous` keeps the old generation: at every instant at least one of the two is whole. With `expected`,
     a file that is there and differs from it is not overwritten. `sync_folder` stands for the folder's fsync.
+    Without `mode` the file is for its owner only.
 
     Raises:
         FileChanged: `target` is not the file that was expected.
@@ -202,7 +289,7 @@ def write_durably(
     sync = sync_folder if sync_folder is not None else lambda: calls.fsync_folder(target.parent)
     temp = _temp(target)
     try:
-        stamp = _write_temp(calls, temp, data)
+        stamp = _write_temp(calls, temp, data, mode)
         present = stamp_of(target)
         if expected is not None and present is not None and present != expected:
             raise FileChanged(f"{target.name} was changed by somebody else")
@@ -257,12 +344,14 @@ def _temp(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _write_temp(calls: FileCalls, temp: Path, data: bytes) -> Stamp:
+def _write_temp(calls: FileCalls, temp: Path, data: bytes, mode: int | None = None) -> Stamp:
     fd = calls.create(temp)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[calls.write(fd, rest) :]
+        if mode is not None:
+            calls.chmod(fd, mode)
         calls.fsync(fd)
         stamp = stamp_of(fd)
     finally:
@@ -277,7 +366,7 @@ def _keep(calls: FileCalls, target: Path, previous: Path) -> None:
     try:
         calls.link(target, previous)
     except OSError as e:
-        if e.errno not in _NO_LINKS:
+        if e.errno not in NO_LINKS:
             raise
         temp = _temp(previous)
         try:

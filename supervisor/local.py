@@ -5,7 +5,7 @@ import contextvars
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -14,6 +14,7 @@ import anyio
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.switch import Exit
+from mcpkeep.supervisor.launch import Launch
 from mcpkeep.supervisor.orphans import descendants, end_processes
 from mcpkeep.supervisor.process import Spawned, spawn_child
 from mcpkeep.supervisor.stderr import StderrTail
@@ -55,47 +56,57 @@ class RelayPort(Protocol):
 
 
 class LocalHost:
-    """Starts one command again and again; a `ChildHost`."""
+    """Starts servers one after the other, and now and then beside one another; a `ChildHost`."""
 
     def __init__(
         self,
-        command: Sequence[str],
+        launch: Callable[[str | None], Launch],
         *,
         cwd: str,
-        env: Mapping[str, str],
         run_id: str,
         relay: RelayPort,
         on_stderr_line: Callable[[int, str], None],
         first: Spawned | None = None,
     ) -> None:
-        """`first` is a child that runs already, and is what spawn() gives for its generation."""
-        self._command = tuple(command)
+        """Take how to start a release, or with None the command as configured; asked before each start.
+
+        It raises SpawnError where the release is not there. `first` is a child that runs already, and is
+        what spawn() gives for its generation.
+        """
+        self._launch = launch
         self._cwd = cwd
-        self._env = env
         self._run_id = run_id
         self._relay = relay
         self._on_stderr_line = on_stderr_line
         self._first = first
-        self._newest: LocalProcess | None = None
+        self._processes: dict[int, LocalProcess] = {}
+        """Those that have not ended, and the newest one."""
 
-    def stderr_lines(self, count: int) -> tuple[str, ...]:
-        """The last lines of stderr of the newest child, oldest first."""
-        return self._newest.stderr_lines(count) if self._newest is not None else ()
+    def stderr_lines(self, count: int, generation: int | None = None) -> tuple[str, ...]:
+        """The last lines of stderr of the newest child, or of that one while it lives, oldest first."""
+        if generation is None:
+            generation = max(self._processes, default=0)
+        process = self._processes.get(generation)
+        return process.stderr_lines(count) if process is not None else ()
 
-    async def spawn(self, generation: int) -> "LocalProcess":
-        """Start the command, or take the first; its wire is connected to the relay as `generation`.
+    @property
+    def is_idle(self) -> bool:
+        """Whether no child of it runs."""
+        return all(process.has_ended for process in self._processes.values())
+
+    async def spawn(self, generation: int, release: str | None) -> "LocalProcess":
+        """Start the release, or take the first child; its wire is connected to the relay as `generation`.
 
         Raises:
-            SpawnError: the command could not be executed; the text says which and why.
+            SpawnError: it could not be executed; the text says which and why.
         """
         first, self._first = self._first, None
         if first is not None and first.generation == generation:
             spawned = first
         else:
             self._first = first
-            spawned = spawn_child(
-                self._command, cwd=self._cwd, env=self._env, run_id=self._run_id, generation=generation
-            )
+            command, env = self._launch(release)
+            spawned = spawn_child(command, cwd=self._cwd, env=env, run_id=self._run_id, generation=generation)
         relay = self._relay
         wire = FdWire(
             spawned.stdout,
@@ -105,7 +116,9 @@ class LocalHost:
             on_broken=partial(relay.child_broken, generation),
             on_writable=partial(relay.child_writable, generation),
         )
-        process = self._newest = LocalProcess(spawned, wire, partial(self._on_stderr_line, generation))
+        process = LocalProcess(spawned, wire, partial(self._on_stderr_line, generation))
+        self._processes = {old: running for old, running in self._processes.items() if not running.has_ended}
+        self._processes[generation] = process
         relay.connect(generation, wire)
         try:
             await wire.open()
@@ -146,6 +159,10 @@ class LocalProcess:
     def wire(self) -> Wire:
         return self._wire
 
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.is_set()
+
     def stderr_lines(self, count: int) -> tuple[str, ...]:
         """The last lines of its stderr, oldest first, at most TAIL_LINES."""
         return self._tail.last(count)
@@ -155,15 +172,17 @@ class LocalProcess:
         await self._ended.wait()
         return self._exit
 
-    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
         """End it: close stdin, wait, SIGTERM to its group, wait, SIGKILL to its whole tree. Seconds.
 
-        A cancelled stop kills at once. Returns what wait() returns.
+        With `eof_grace` None its stdin stays open, and SIGTERM comes first. A cancelled stop kills at once.
+        Returns what wait() returns.
         """
         try:
-            self._wire.close_writing()
-            with anyio.move_on_after(eof_grace):
-                return await self.wait()
+            if eof_grace is not None:
+                self._wire.close_writing()
+                with anyio.move_on_after(eof_grace):
+                    return await self.wait()
             self._signal_group(signal.SIGTERM)
             with anyio.move_on_after(term_grace):
                 return await self.wait()
@@ -175,6 +194,14 @@ class LocalProcess:
         if not self._ended.is_set():
             self._finish(-signal.SIGKILL)
         return self._exit
+
+    def freeze(self) -> None:
+        """SIGSTOP its group: it does nothing, keeps its memory and its ports, and can be killed."""
+        self._signal_group(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT its group."""
+        self._signal_group(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL its whole tree, now: its descendants, its group, and all that carries its mark."""

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mcpkeep.protocol.config import Settings, resolve
 from mcpkeep.protocol.errors import ConfigError
 from mcpkeep.protocol.flags import parse_run_flags
 from mcpkeep.supervisor.config import find_config, read_config
-from mcpkeep.supervisor.workspace import find_workspace, make_state_folder, recognise_server
+from mcpkeep.supervisor.workspace import find_base, find_workspace, make_state_folder, recognise_server
+
+if TYPE_CHECKING:
+    from mcpkeep.supervisor.upgrade.startup import Started
 
 __all__ = ["RunOptions", "gather_options"]
 
@@ -42,6 +45,12 @@ class RunOptions(NamedTuple):
     """By setting name, such as `limits.hold`, where its value came from; default where it has no entry."""
     warnings: tuple[str, ...]
     """To be logged once logging is up."""
+    release: str | None = None
+    """The release of prAxIs OS that `command` starts; None where it is none."""
+    base: str | None = None
+    """The folder of the prAxIs OS installation, where `command` starts a server of it."""
+    started: "Started | None" = None
+    """What the start found interrupted or edited, where it had to look."""
 
 
 def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> RunOptions:
@@ -66,11 +75,13 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
     warnings += resolved.warnings
 
     env: dict[str, str] = {}
+    release: str | None = None
     command = flags.command or settings.child.command
     if flags.command:
         origins["child.command"] = "the command line"
     elif not command and workspace is not None and (server := recognise_server(workspace)):
-        command, env = server
+        command, env, release = server.command, server.env, server.release
+        warnings.append(server.warning)
         origins["child.command"] = "prAxIs OS in the workspace"
     if not command:
         raise ConfigError(NOTHING_TO_RUN.format(place=path or os.path.join(folder, "mcpkeep.toml")))
@@ -93,6 +104,8 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
         settings=settings,
         origins=origins,
         warnings=tuple(warning for warning in warnings if warning),
+        release=release,
+        base=find_base(workspace) if workspace is not None and "mcp_server" in command else None,
     )
 
 

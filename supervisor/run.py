@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcpkeep.protocol.errors import SpawnError
+from mcpkeep.supervisor.launch import launch
 from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.process import Spawned, spawn_child
 
@@ -31,9 +32,8 @@ def run(options: "RunOptions") -> int:
     run_id = os.urandom(16).hex()
     first: Spawned | None = None
     with suppress(SpawnError):  # the child actor meets it again, and tells the client
-        first = spawn_child(
-            options.command, cwd=options.cwd, env={**os.environ, **options.env}, run_id=run_id, generation=1
-        )
+        command, env = launch(options, options.release)
+        first = spawn_child(command, cwd=options.cwd, env=env, run_id=run_id, generation=1)
     watcher = Watcher(run_id)
     try:
         _take_signals(_leave)

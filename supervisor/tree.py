@@ -5,9 +5,11 @@ import logging
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -22,8 +24,9 @@ from mcpkeep.protocol.relay.output import Logged
 from mcpkeep.protocol.relay.relay import Relay, RelaySettings
 from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
-from mcpkeep.protocol.switch import RelayReport
+from mcpkeep.protocol.switch import Exit, RelayReport, describe_exit
 from mcpkeep.supervisor.app import VERSION
+from mcpkeep.supervisor.launch import Launch, launch
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
 from mcpkeep.supervisor.loop import new_loop
@@ -32,6 +35,10 @@ from mcpkeep.supervisor.process import Spawned
 from mcpkeep.supervisor.wire import FdWire
 from mcpkeep.supervisor.workflow import Workflows, is_offered
 
+if TYPE_CHECKING:
+    from mcpkeep.actors.phase_runs import PhaseRunner
+    from mcpkeep.supervisor.upgrade.wiring import UpgradeWiring
+
 __all__ = ["serve"]
 
 FINISH_LIMIT = 1.0
@@ -39,6 +46,11 @@ FINISH_LIMIT = 1.0
 
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which a worker thread keeps the interpreter from the relay; Python's own 5 ms add up to a
+quarter of a second per call while one imports or hashes.
+"""
 
 _log = logging.getLogger("mcpkeep")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -52,6 +64,7 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     )
     for warning in options.warnings:
         _log.warning(warning)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
     except Exception:
@@ -73,8 +86,9 @@ class _Tree:
         self._code = 0
         settings = options.settings
         self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
-        self._workflows = _workflows(options, self._log_bug)
-        tools = (KEEP_TOOL,) if self._workflows is None else (KEEP_TOOL, _workflow_tool())
+        self._workflows = _workflows(options, self._log_bug, self._runners)
+        keep_tool = KEEP_TOOL if options.base is None else _upgrade_tool()
+        tools = (keep_tool,) if self._workflows is None else (keep_tool, _workflow_tool())
         self._relay = Relay(
             own_tools=tools,
             settings=RelaySettings(
@@ -94,9 +108,8 @@ class _Tree:
             max_request=settings.limits.max_request,
         )
         self._host = LocalHost(
-            options.command,
+            self._launch,
             cwd=options.cwd,
-            env={**os.environ, **options.env},
             run_id=run_id,
             relay=self._actor,
             on_stderr_line=_log_stderr,
@@ -109,7 +122,10 @@ class _Tree:
             relay=self._actor,
             notify=self._notify,
             chance=_chance,
+            release=options.release,
+            crashed=self._crashed,
         )
+        self._upgrade = self._wire_upgrades(run_id)
         keep = KeepTool(
             child=self._child,
             relay_status=self._relay.status,
@@ -117,6 +133,7 @@ class _Tree:
             about=self._about,
             restart_limit=self._restart_limit,
             workflows=self._workflows.facts if self._workflows is not None else None,
+            upgrades=self._upgrade.tool if self._upgrade is not None else None,
         )
         answering: list[ToolHandler] = [keep.call]
         if self._workflows is not None:
@@ -139,12 +156,18 @@ class _Tree:
             await actors.start(self._child.run)
             if self._workflows is not None:
                 await actors.start(self._workflows.run)
+            if self._upgrade is not None:
+                await actors.start(self._upgrade.tool.run)
             await client.open()
             gc.freeze()
             gc.enable()
             for start in self._extras():
                 actors.start_soon(start)
+            if self._upgrade is not None:
+                actors.start_soon(self._upgrade.upgrades.run)
             await self._done.wait()
+            if self._upgrade is not None:
+                await self._upgrade.upgrades.finish(stop=self._code != 0)
             with anyio.move_on_after(FINISH_LIMIT):
                 await self._actor.finish_calls()
             self._child.stop()
@@ -205,7 +228,7 @@ class _Tree:
                     _log.info("SIGUSR2: restarting the server")
                     self._child.tell(RestartChild(reason="SIGUSR2"))
                 elif number == signal.SIGUSR1:
-                    self._notify(Notify("warning", "SIGUSR1: there is no former release to go back to"))
+                    self._roll_back()
                 elif self._done.is_set():
                     _log.warning("%s again: leaving at once", signal.Signals(number).name)
                     self._client.close()  # puts the terminal's or pipe's mode back
@@ -214,6 +237,42 @@ class _Tree:
                     _log.info("%s: leaving", signal.Signals(number).name)
                     self._code = 128 + number
                     self._done.set()
+
+    def _roll_back(self) -> None:
+        if self._upgrade is None:
+            self._notify(Notify("warning", "SIGUSR1: there is no prAxIs OS here to roll back"))
+        else:
+            _log.info("SIGUSR1: rolling back")
+            self._upgrade.upgrades.roll_back_soon("SIGUSR1")
+
+    def _crashed(self, release: str | None, exit_: Exit, _times: int) -> None:
+        if self._upgrade is not None:
+            self._upgrade.upgrades.crashed(release, describe_exit(exit_))
+
+    def _wire_upgrades(self, run_id: str) -> "UpgradeWiring | None":
+        if self._options.base is None:
+            return None
+        from mcpkeep.supervisor.upgrade.wiring import wire_upgrades
+
+        return wire_upgrades(
+            self._options,
+            run_id=run_id,
+            child=self._child,
+            relay=self._actor,
+            host=self._host,
+            notify=self._notify,
+            workflows=self._workflows,
+        )
+
+    def _runners(self) -> "Mapping[str, PhaseRunner]":
+        if self._upgrade is None:
+            return {}
+        from mcpkeep.supervisor.upgrade.wiring import upgrade_runners
+
+        return upgrade_runners(self._upgrade.upgrades)
+
+    def _launch(self, release: str | None) -> Launch:
+        return launch(self._options, release, alone=self._host.is_idle)
 
     def _report(self, report: RelayReport) -> None:
         self._child.tell(report)
@@ -248,11 +307,21 @@ def _shown_log(options: RunOptions) -> str:
     return "mcpkeep's log file, which the tool mcpkeep's status names"
 
 
-def _workflows(options: RunOptions, on_bug: Callable[[str, Exception], str]) -> Workflows | None:
+def _workflows(
+    options: RunOptions,
+    on_bug: Callable[[str, Exception], str],
+    runners: "Callable[[], Mapping[str, PhaseRunner]]",
+) -> Workflows | None:
     """The sessions and definitions of the workspace; None where the tool is not offered."""
     if options.workspace is None or not is_offered(options.settings.workflow.enabled, options.workspace):
         return None
-    return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug)
+    return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug, runners=runners)
+
+
+def _upgrade_tool() -> OwnTool:
+    from mcpkeep.protocol.upgrade.tool import KEEP_TOOL_WITH_UPGRADES
+
+    return KEEP_TOOL_WITH_UPGRADES
 
 
 def _workflow_tool() -> OwnTool:

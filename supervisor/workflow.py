@@ -43,14 +43,16 @@ class Workflows:
         *,
         who: str,
         on_bug: Callable[[str, Exception], str],
-        runners: "Mapping[str, PhaseRunner] | None" = None,
+        runners: "Callable[[], Mapping[str, PhaseRunner]]" = dict,
     ) -> None:
-        """`who` names this process to others that want to write; `runners` are by workflow type."""
+        """`who` names this process to others that want to write; `runners` gives who runs the phases of a
+        workflow type, when the parts are made.
+        """
         self._workspace = workspace
         self._state_dir = state_dir
         self._who = who
         self._on_bug = on_bug
-        self._runners = runners or {}
+        self._runners = runners
         self._needed = anyio.Event()
         self._ready = anyio.Event()
         self._parts: WorkflowParts | None = None
@@ -61,7 +63,7 @@ class Workflows:
         await self._needed.wait()
         make = await anyio.to_thread.run_sync(_import_parts)
         parts = make(
-            self._workspace, self._state_dir, who=self._who, on_bug=self._on_bug, runners=self._runners
+            self._workspace, self._state_dir, who=self._who, on_bug=self._on_bug, runners=self._runners()
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(parts.runs.run)
@@ -75,6 +77,10 @@ class Workflows:
     async def facts(self) -> Mapping[str, object]:
         """What `status` tells of them."""
         return await (await self._get()).facts()
+
+    async def mark_rolled_back(self, session_id: str, reason: str) -> None:
+        """Make the session `rolled_back`, with the reason; one that is unknown or is so already is let be."""
+        await (await self._get()).mark_rolled_back(session_id, reason)
 
     async def close(self) -> None:
         """Let changes under way finish, and another process write."""

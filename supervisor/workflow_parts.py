@@ -72,6 +72,13 @@ class WorkflowParts:
             **({"warnings": page.warnings} if page.warnings else {}),
         }
 
+    async def mark_rolled_back(self, session_id: str, reason: str) -> None:
+        """See `session_marks.mark_rolled_back`."""
+        from mcpkeep.supervisor.session_marks import mark_rolled_back
+
+        await self.tool.load()
+        await mark_rolled_back(self._sessions, session_id, reason)
+
     async def close(self) -> None:
         """Let changes under way finish, and another process write."""
         await self._sessions.close()

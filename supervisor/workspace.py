@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.errors import ConfigError
 
-__all__ = ["KnownServer", "StateFolder", "find_workspace", "make_state_folder", "recognise_server"]
+__all__ = [
+    "KnownServer",
+    "StateFolder",
+    "clear_index",
+    "find_base",
+    "find_workspace",
+    "make_state_folder",
+    "recognise_server",
+    "release_server",
+    "takes_transport",
+]
 
 _BASES = (".praxis-os", ".agent-os")
 _MARKERS = (*_BASES, "mcpkeep.toml")
@@ -22,6 +32,10 @@ class KnownServer(NamedTuple):
 
     command: tuple[str, ...]
     env: dict[str, str]
+    release: str | None = None
+    """The release that it is of; None where it runs from the live folder."""
+    warning: str | None = None
+    """Why it runs from the live folder although there is a current release."""
 
 
 class StateFolder(NamedTuple):
@@ -67,18 +81,19 @@ def make_state_folder(
 ) -> StateFolder:
     """Make the folder for mcpkeep's own files, unless it is there; never raises.
 
-    `.praxis-os/.mcpkeep` (with a .gitignore in it) in a workspace that has `.praxis-os`; otherwise one in the
-    user's state folder that is named after the workspace, so that other projects get no droppings.
+    `.mcpkeep` (with a .gitignore in it) in a workspace's `.praxis-os` or `.agent-os`, where it has one; otherwise
+    one in the user's state folder that is named after the workspace, so that other projects get no droppings.
     """
-    inside = workspace is not None and os.path.isdir(os.path.join(workspace, ".praxis-os"))
-    if inside and workspace is not None:
-        path = os.path.join(workspace, ".praxis-os", ".mcpkeep")
+    bases = [os.path.join(workspace, base) for base in _BASES] if workspace is not None else []
+    inside = next((base for base in bases if os.path.isdir(base)), None)
+    if inside is not None:
+        path = os.path.join(inside, ".mcpkeep")
     else:
         path = os.path.join(_user_state(environ, home, platform), _readable_key(workspace or cwd))
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         ignore = os.path.join(path, ".gitignore")
-        if inside and not os.path.lexists(ignore):
+        if inside is not None and not os.path.lexists(ignore):
             with open(ignore, "x", encoding="ascii") as file:
                 file.write("*\n")
         if not os.access(path, os.W_OK | os.X_OK):
@@ -93,26 +108,65 @@ def make_state_folder(
 
 
 def recognise_server(workspace: str) -> KnownServer | None:
-    """The prAxIs OS server installed in the workspace, if one is; it is looked at, not run."""
+    """The prAxIs OS server installed in the workspace, if one is; it is looked at, not run.
+
+    It runs from the current release, where an upgrade has made one, and else from the live folder.
+    """
     for base in _BASES:
         root = os.path.join(workspace, base)
+        current = os.path.join(root, ".mcpkeep", "current")
+        warning: str | None = None
+        if os.path.lexists(current):
+            release = os.path.basename(os.path.realpath(current))
+            if server := release_server(root, release):
+                return server
+            warning = f"{current} names {release!r}, which is no whole release; the server runs from {root}"
         python = os.path.join(root, "venv", "bin", "python")
-        try:
-            with open(
-                os.path.join(root, "mcp_server", "__main__.py"), encoding="utf-8", errors="replace"
-            ) as file:
-                source = file.read()
-        except OSError:
-            continue
-        if not os.access(python, os.X_OK):
-            continue
-        # Required where the version knows it, refused where not; no version number tells the two apart.
-        transport = ("--transport", "dual") if _takes_transport(source) else ()
-        return KnownServer((python, "-m", "mcp_server", *transport), {"PYTHONPATH": root})
+        if (words := _words(root)) is not None and os.access(python, os.X_OK):
+            return KnownServer((python, *words), {"PYTHONPATH": root}, warning=warning)
     return None
 
 
-def _takes_transport(source: str) -> bool:
+def release_server(base: str, release: str) -> KnownServer | None:
+    """The server of this release of the installation in `base`; None where the release is not whole."""
+    folder = os.path.join(os.path.realpath(base), ".mcpkeep", "releases", release)
+    python = os.path.join(folder, "venv", "bin", "python")
+    # release.json is written last, so it says that all else was.
+    whole = os.path.isfile(os.path.join(folder, "release.json")) and os.access(python, os.X_OK)
+    if not whole or (words := _words(folder)) is None:
+        return None
+    # Without PYTHONSAFEPATH, `-m` finds a project's own mcp_server/ first, since it runs in the project.
+    return KnownServer((python, *words), {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"}, release)
+
+
+def find_base(workspace: str) -> str | None:
+    """The folder of the prAxIs OS installation in the workspace, if there is one."""
+    return next((base for name in _BASES if os.path.isdir(base := os.path.join(workspace, name))), None)
+
+
+def clear_index(base: str) -> None:
+    """Remove a vector index that lacks its metadata, as a build that was killed leaves one: it is none."""
+    index = os.path.join(base, ".cache", "vector_index")
+    if os.path.isdir(index) and not os.path.lexists(os.path.join(index, "metadata.json")):
+        import shutil  # here, since there next to never is one
+
+        shutil.rmtree(index, ignore_errors=True)
+
+
+def _words(folder: str) -> tuple[str, ...] | None:
+    """The words after the interpreter that start the server in `folder`; None where none is there."""
+    path = os.path.join(folder, "mcp_server", "__main__.py")
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            source = file.read()
+    except OSError:
+        return None
+    # Required where the version knows it, refused where not; no version number tells the two apart.
+    return ("-m", "mcp_server", *(("--transport", "dual") if takes_transport(source) else ()))
+
+
+def takes_transport(source: str) -> bool:
+    """Whether the version with this mcp_server/__main__.py knows `--transport`."""
     return any(
         after.lstrip().startswith(('"--transport"', "'--transport'"))
         for after in source.split("add_argument(")[1:]

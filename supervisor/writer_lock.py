@@ -4,13 +4,14 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import psutil
 
-__all__ = ["Owner", "WriterLock"]
+__all__ = ["Owner", "WriterLock", "hold", "is_running", "is_same"]
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -24,10 +25,7 @@ class Owner(msgspec.Struct, frozen=True):
 
     def is_alive(self) -> bool:
         """Whether that process runs: a killed one leaves its word in the file."""
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.create_time) < 1
-        except psutil.Error:
-            return False
+        return is_running(self.pid, self.create_time)
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.who}, since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
@@ -44,7 +42,7 @@ class WriterLock:
     @property
     def held(self) -> bool:
         """Whether this process holds it; not so any more where somebody removed or replaced the file."""
-        return self._fd is not None and _same(self._fd, self._path)
+        return self._fd is not None and is_same(self._fd, self._path)
 
     def acquire(self) -> bool:
         """Take it without waiting; False where another holds it.
@@ -55,22 +53,16 @@ class WriterLock:
         if self.held:
             return True
         self.release()
-        while True:
-            fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same(fd, self._path):
-                    owner = Owner(os.getpid(), psutil.Process().create_time(), self._who, datetime.now(UTC))
-                    os.ftruncate(fd, 0)
-                    os.pwrite(fd, msgspec.json.encode(owner) + b"\n", 0)
-                    self._fd = fd
-                    return True
-            except OSError as e:
-                os.close(fd)
-                if e.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-                    return False
-                raise
-            os.close(fd)  # The file was replaced between open and flock.
+        self._fd = hold(self._path, lambda: _word(self._who))
+        return self._fd is not None
+
+    def wait(self) -> None:
+        """Block until nobody holds it. Raises OSError."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        finally:
+            os.close(fd)
 
     def owner(self) -> Owner | None:
         """Who holds it by the file's word; None where it cannot be read (yet)."""
@@ -89,8 +81,47 @@ class WriterLock:
         os.close(fd)
 
 
-def _same(fd: int, path: Path) -> bool:
+def hold(path: Path, word: Callable[[], bytes]) -> int | None:
+    """Take the flock of a file, made where it is missing, and write `word()` into it; the open descriptor.
+
+    None where another holds it. The holder may remove the file before it closes the descriptor: whoever
+    waited for the removed one takes what stands there then.
+
+    Raises:
+        OSError: the file cannot be made or written, or its file system knows no flock.
+    """
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_same(fd, path):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, word(), 0)
+                return fd
+        except OSError as e:
+            os.close(fd)
+            if e.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                return None
+            raise
+        os.close(fd)  # The file was replaced between open and flock.
+
+
+def is_same(fd: int, path: Path) -> bool:
+    """Whether the open file is the one that stands there."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except OSError:
         return False
+
+
+def is_running(pid: int, create_time: float) -> bool:
+    """Whether the process of that id and start (seconds since the epoch) is there."""
+    try:
+        return abs(psutil.Process(pid).create_time() - create_time) < 1
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+
+
+def _word(who: str) -> bytes:
+    owner = Owner(os.getpid(), psutil.Process().create_time(), who, datetime.now(UTC))
+    return msgspec.json.encode(owner) + b"\n"

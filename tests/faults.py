@@ -29,12 +29,19 @@ class Faults(OsCalls):
         self._count()
         return super().create(path)
 
+    def open_append(self, path: Path) -> int:
+        self._count()
+        return super().open_append(path)
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         self._count()
         return super().write(fd, data)
 
     def fsync(self, fd: int) -> None:
         """Counted, and not done: these tests are not about the disk itself."""
+        self._count()
+
+    def fsync_file(self, path: Path) -> None:
         self._count()
 
     def rename(self, source: Path, target: Path) -> None:
@@ -45,6 +52,10 @@ class Faults(OsCalls):
         self._count()
         super().link(source, target)
 
+    def symlink(self, text: str, path: Path) -> None:
+        self._count()
+        super().symlink(text, path)
+
     def unlink(self, path: Path) -> None:
         self._count()
         super().unlink(path)
@@ -52,6 +63,25 @@ class Faults(OsCalls):
     def mkdir(self, path: Path) -> None:
         self._count()
         super().mkdir(path)
+
+    def rmdir(self, path: Path) -> None:
+        self._count()
+        super().rmdir(path)
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        self._count()
+        super().chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        self._count()
+        super().utime(path, ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._count()
+        super().truncate(fd, size)
+
+    def sync_tree(self, path: Path) -> None:
+        self._count()
 
     def fsync_folder(self, path: Path) -> None:
         self._count()

@@ -8,7 +8,7 @@ or whole. fsync of a file covers its content and not its name. A rename is there
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,10 @@ _EXHAUSTIVE = 6
 
 @dataclass(frozen=True)
 class _Entry:
-    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder."""
+    """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder.
+
+    A folder that has both has changed its name, and all below it goes along.
+    """
 
     folder: Path
     gone: Path | None = None
@@ -57,13 +60,26 @@ class Crash:
     files: dict[Path, bytes]
     folders: frozenset[Path]
     marks: tuple[object, ...]
+    numbers: dict[Path, int] = field(default_factory=dict[Path, int])
+    """Names of one file have one number."""
+    links: dict[Path, str] = field(default_factory=dict[Path, str])
+    """Symbolic links, by their text."""
 
     def put(self, root: Path) -> None:
         """Make it real below `root`, an empty folder."""
         for folder in sorted(self.folders):
             (root / folder).mkdir()
+        first: dict[int, Path] = {}
         for path, data in self.files.items():
-            (root / path).write_bytes(data)
+            number = self.numbers.get(path, -1)
+            if path in self.links:
+                os.symlink(self.links[path], root / path)
+            elif number in first:
+                os.link(root / first[number], root / path)
+            else:
+                (root / path).write_bytes(data)
+                if number >= 0:
+                    first[number] = path
 
 
 @dataclass
@@ -80,13 +96,36 @@ class Recorder:
     calls: list[str] = field(default_factory=list[str])
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _names: dict[Path, int] = field(default_factory=dict[Path, int])
+    _texts: dict[int, str] = field(default_factory=dict[int, str])
     _open: dict[int, int] = field(default_factory=dict[int, int])
     _files: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """What symbolic links say, by number."""
+        return self._texts
 
     def mark(self, value: object) -> None:
         """Note that something has happened, such as an answer having left."""
         with self._lock:
             self.log.append(_Mark(value))
+
+    def adopt(self) -> None:
+        """Take what is below `root` for written and synced."""
+        for at, folders, files in os.walk(self.root):
+            for name in sorted((*folders, *files)):
+                path = Path(at) / name
+                if path.is_dir() and not path.is_symlink():
+                    self._enter(_Entry(path.parent, name=path), "adopt")
+                    continue
+                number = next(self._files)
+                self._enter(_Entry(path.parent, name=path, file=number), "adopt")
+                if path.is_symlink():
+                    self._texts[number] = os.readlink(path)
+                else:
+                    self.log.append(_Content(number, path.read_bytes()))
+                    self.log.append(_Synced(number, len(self.log)))
+            self.log.append(_Synced(Path(at), len(self.log)))
 
     def create(self, path: Path) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
@@ -99,6 +138,15 @@ class Recorder:
             self._enter(_Entry(path.parent, name=path, file=self._open[fd]), "create")
             return fd
 
+    def open_append(self, path: Path) -> int:
+        with self._lock:
+            fd = os.open(path, os.O_APPEND | os.O_WRONLY)
+            self._open[fd] = self._names[path]
+            return fd
+
+    def copy(self, source: int, fd: int, size: int) -> int:
+        return self.write(fd, os.read(source, size))
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         with self._lock:
             written = os.write(fd, data)
@@ -108,6 +156,9 @@ class Recorder:
 
     def fsync(self, fd: int) -> None:
         self._sync(self._open[fd], "fsync")
+
+    def fsync_file(self, path: Path) -> None:
+        self._sync(self._names[path], "fsync_file")
 
     def close(self, fd: int) -> None:
         with self._lock:
@@ -119,12 +170,19 @@ class Recorder:
             return
         with self._lock:
             os.rename(source, target)
-            self._enter(_Entry(target.parent, source, target, self._names[source]), "rename")
+            self._enter(_Entry(target.parent, source, target, self._names.get(source)), "rename")
 
     def link(self, source: Path, target: Path) -> None:
         with self._lock:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")
+
+    def symlink(self, text: str, path: Path) -> None:
+        with self._lock:
+            os.symlink(text, path)
+            number = next(self._files)
+            self._texts[number] = text
+            self._enter(_Entry(path.parent, name=path, file=number), "symlink")
 
     def unlink(self, path: Path) -> None:
         with self._lock:
@@ -136,13 +194,35 @@ class Recorder:
             os.mkdir(path)
             self._enter(_Entry(path.parent, name=path), "mkdir")
 
+    def rmdir(self, path: Path) -> None:
+        with self._lock:
+            os.rmdir(path)
+            self._enter(_Entry(path.parent, gone=path), "rmdir")
+
+    # Modes, times and holes are not modelled.
+
+    def chmod(self, path: Path | int, mode: int) -> None:
+        os.chmod(path, mode)
+
+    def utime(self, path: Path | int, ns: tuple[int, int]) -> None:
+        os.utime(path, ns=ns)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
     def fsync_folder(self, path: Path) -> None:
         self._sync(path, "fsync_folder")
+
+    def sync_tree(self, path: Path) -> None:
+        for folder, _, names in os.walk(path):
+            self._sync(Path(folder), "sync_tree")
+            for name in names:
+                self._sync(self._names[Path(folder, name)], "sync_tree")
 
     def _enter(self, entry: _Entry, call: str) -> None:
         self.log.append(entry)
         self.calls.append(call)
-        _apply(self._names, entry)
+        _apply(self._names, set(), entry)
 
     def _sync(self, what: int | Path, call: str) -> None:
         if call in self.without:
@@ -155,18 +235,27 @@ class Recorder:
             self.calls.append(call)
 
 
-def crashes(recorder: Recorder) -> Iterator[Crash]:
-    """Every different state a disk may be in after a cut, with the marks made before it."""
+def crashes(recorder: Recorder, start: int = 0, *, every: int = 1) -> Iterator[Crash]:
+    """Every different state a disk may be in after a cut, with the marks made before it.
+
+    Cuts before `start`, a length of the log, are left out; with `every`, all but each such subset of losses.
+    """
+    turn = itertools.count()
     seen: set[tuple[object, ...]] = set()
-    for cut in range(len(recorder.log) + 1):
-        for crash in _after(recorder, cut):
-            key = (tuple(sorted(crash.files.items())), crash.folders, crash.marks)
+    for cut in range(start, len(recorder.log) + 1):
+        for crash in _after(recorder, cut, lambda: next(turn) % every == 0):
+            key = (
+                tuple(sorted(crash.files.items())),
+                tuple(sorted(crash.links.items())),
+                crash.folders,
+                crash.marks,
+            )
             if key not in seen:
                 seen.add(key)
                 yield crash
 
 
-def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
+def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator[Crash]:
     log = recorder.log[:cut]
     covered: dict[int | Path, int] = {}
     for record in log:
@@ -184,13 +273,16 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
                 contents[record.file] = (safe, loose + record.data)
     marks = tuple(r.value for r in log if isinstance(r, _Mark))
     for kept in _subsets(pending):
+        if not wanted():
+            continue
         names: dict[Path, int] = {}
         folders: set[Path] = {recorder.root}
+        lost: list[tuple[Path, Path]] = []
         for n, entry in entries:
             if n in kept or n not in pending:
-                _apply(names, entry)
-                if entry.name is not None and entry.file is None:
-                    folders.add(entry.name)
+                _apply(names, folders, _as_if_without(lost, entry))
+            elif entry.gone is not None and entry.name is not None and entry.file is None:
+                lost.append((entry.name, entry.gone))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
         present = {p: f for p, f in names.items() if p.parent in reachable}
         for part in (0, 1, 2):
@@ -199,10 +291,40 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
                 safe, loose = contents.get(file, (b"", b""))
                 files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
             below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
-            yield Crash(files, below, marks)
+            numbers = {path.relative_to(recorder.root): file for path, file in present.items()}
+            texts = recorder.texts
+            links = {path: texts[number] for path, number in numbers.items() if number in texts}
+            yield Crash(files, below, marks, numbers, links)
 
 
-def _apply(names: dict[Path, int], entry: _Entry) -> None:
+def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
+    """What the entry is where these renames of folders were lost: the same, in the folder by its old name."""
+
+    def put_back(path: Path) -> Path:
+        for name, gone in reversed(renames):
+            if path.is_relative_to(name) and path != name:
+                path = gone / path.relative_to(name)
+        return path
+
+    return _Entry(
+        put_back(entry.folder),
+        None if entry.gone is None else put_back(entry.gone),
+        None if entry.name is None else put_back(entry.name),
+        entry.file,
+    )
+
+
+def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry) -> None:
+    if entry.file is None and entry.gone is not None and entry.gone not in names:
+        folders.discard(entry.gone)
+        if entry.name is not None:
+            for below in [path for path in names if path.is_relative_to(entry.gone)]:
+                names[entry.name / below.relative_to(entry.gone)] = names.pop(below)
+            for below in [path for path in folders if path.is_relative_to(entry.gone)]:
+                folders.discard(below)
+                folders.add(entry.name / below.relative_to(entry.gone))
+    if entry.file is None and entry.name is not None:
+        folders.add(entry.name)
     if entry.gone is not None:
         names.pop(entry.gone, None)
     if entry.name is not None and entry.file is not None:

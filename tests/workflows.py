@@ -85,7 +85,7 @@ async def served(
         bugs.append(error)
         return "the log"
 
-    workflows = Workflows(str(workspace), None, who="a test", on_bug=on_bug, runners=runners)
+    workflows = Workflows(str(workspace), None, who="a test", on_bug=on_bug, runners=lambda: runners or {})
     toolbox = Toolbox((WORKFLOW_TOOL, workflows.call), on_bug=on_bug)
 
     async def tool(raw: bytes | None = None, /, **arguments: object) -> Answer:

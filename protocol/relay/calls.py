@@ -12,7 +12,7 @@ from mcpkeep.protocol.relay.listing import Listing
 from mcpkeep.protocol.relay.mcp import Loss
 from mcpkeep.protocol.relay.opening import Opening
 from mcpkeep.protocol.relay.output import Output, ToolCancelled
-from mcpkeep.protocol.switch import ChildExited, Exit
+from mcpkeep.protocol.switch import Exit
 
 __all__ = ["Calls"]
 
@@ -75,18 +75,18 @@ class Calls:
         """Whether this child still owes an answer; a standing subscription is none."""
         return any(call.method != "subscriptions/listen" for call in self.at(generation))
 
-    def lose(self, link: Link, exited: ChildExited, now: float) -> None:
-        """Decide over all that a dead child had: hold it for the next, or answer it with an error."""
+    def lose(self, link: Link, exit_: Exit | None, *, accepted: int, planned: bool, now: float) -> None:
+        """Decide over all that a dead or frozen child had: hold it for the next, or answer it by an error."""
         lost = self.at(link.generation)
-        working = [call for call in lost if call.end <= exited.accepted and call.loss is not Loss.RESEND]
+        working = [call for call in lost if call.end <= accepted and call.loss is not Loss.RESEND]
         suspect = (working[0].method, working[0].subject) if len(working) == 1 else None
         may_be_killer = suspect is not None and suspect == self._suspect
-        if not exited.planned:
+        if not planned:
             self._suspect = suspect
         for call in lost:
             verdict = verdict_on(
                 call,
-                accepted=exited.accepted,
+                accepted=accepted,
                 harmless=self._listing.is_harmless(call.subject),
                 child_had_asked=link.asked > call.asked_before,
                 may_be_killer=may_be_killer,
@@ -94,11 +94,11 @@ class Calls:
             if verdict is Verdict.HOLD and call.bound:
                 self.fail_bound(call)
             elif verdict is Verdict.HOLD:
-                if call.end > exited.accepted:
+                if call.end > accepted:
                     call.attempts -= 1
                 self.hold(call, now)
             else:
-                self._fail(call, Reason.REPLACED if exited.planned else Reason.EXITED, exited.exit)
+                self._fail(call, Reason.REPLACED if planned else Reason.EXITED, exit_)
 
     def expire(self, now: float, limit: float, exit_: Exit | None) -> None:
         """Answer what has been held for `limit` seconds; the opening request and subscriptions wait on."""

@@ -17,6 +17,8 @@ class Purpose(enum.Enum):
     LIST = "list"
     """What it offers, to compare with what the client was given."""
     HEALTH = "health"
+    ASKED = "asked"
+    """Somebody in mcpkeep wants to know, and waits for the answer."""
 
 
 class OwnRequest(msgspec.Struct, frozen=True):
@@ -54,3 +56,14 @@ class Link(msgspec.Struct):
     """By method, how many pages of our own listing have come."""
     capabilities: frozenset[str] | None = None
     """As it announced them itself; None until it has."""
+    uris: tuple[str, ...] = ()
+    """Of a frozen one, the resources that it believes the client is subscribed to."""
+    session: int = 0
+    """Of a frozen one, which opening of the client's session it has seen, and"""
+    is_initialized: bool = False
+    """whether the client had finished that opening by then."""
+
+    @property
+    def asked_by_us(self) -> bool:
+        """Whether it owes an answer that somebody in mcpkeep waits for."""
+        return any(own.purpose is Purpose.ASKED for own in self.own.values())

@@ -21,6 +21,8 @@ class Opening:
         self.era = Era.UNKNOWN
         self.initialized = False
         """The client has sent `notifications/initialized`."""
+        self.session = 0
+        """How often the client has opened a session."""
         self.version: str | None = None
         """The protocol version the client was told; frozen from then on, like the capabilities."""
         self.capabilities: frozenset[str] = frozenset()
@@ -35,6 +37,7 @@ class Opening:
     def client_initializes(self, params: Raw) -> None:
         """The client opens (or opens again) a legacy session."""
         self.era = Era.LEGACY
+        self.session += 1
         self.version = None
         self.initialized = False
         self._params = decode_object(bytes(params))
@@ -43,6 +46,7 @@ class Opening:
         """A request that carries a modern envelope; the newest one serves for requests of our own."""
         if self.era is not Era.MODERN:
             self.version = None
+            self.session += 1
         meta = decode_object(decode_object(bytes(params)).get("_meta", _EMPTY))
         self.era = Era.MODERN
         self._envelope = {
@@ -71,6 +75,12 @@ class Opening:
         self.capabilities = frozenset(merged)
         members["capabilities"] = encode_object(merged)
         return encode_object(members)
+
+    def client_can(self, capability: str) -> bool:
+        """Whether the client takes requests of this kind. In the modern era it takes none from a server."""
+        if self.era is not Era.LEGACY or not self.initialized:
+            return False
+        return capability in decode_object(self._params.get("capabilities", _EMPTY))
 
     def replay_params(self) -> Raw:
         """The params of the `initialize` that opens the session at another child."""

@@ -3,13 +3,14 @@
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from mcpkeep.protocol.relay.jsonrpc import RequestId
 from mcpkeep.protocol.relay.link import Link
 from mcpkeep.protocol.relay.tools import ToolCalled
 from mcpkeep.protocol.switch import ChildDrained, ChildReady, ChildRefused, ChildWedged
 
-__all__ = ["Logged", "Output", "RelayEffect", "ToolCancelled"]
+__all__ = ["Logged", "Output", "OwnAnswered", "RelayEffect", "ToolCancelled"]
 
 
 class ToolCancelled(msgspec.Struct, frozen=True, tag="relay.tool_cancelled"):
@@ -25,8 +26,19 @@ class Logged(msgspec.Struct, frozen=True, tag="relay.logged"):
     text: str
 
 
+class OwnAnswered(msgspec.Struct, frozen=True, tag="relay.own_answered"):
+    """A request of our own to a child or the client has its answer, or never gets one."""
+
+    id: str
+    result: Raw | None = None
+    error: Raw | None = None
+    """The `error` member of the answer."""
+    lost: str | None = None
+    """Why there is no answer; exactly one of the three is set."""
+
+
 RelayEffect: TypeAlias = (
-    ToolCalled | ToolCancelled | Logged | ChildReady | ChildRefused | ChildDrained | ChildWedged
+    ToolCalled | ToolCancelled | OwnAnswered | Logged | ChildReady | ChildRefused | ChildDrained | ChildWedged
 )
 
 

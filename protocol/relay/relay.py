@@ -37,6 +37,7 @@ from mcpkeep.protocol.relay.notices import Notices
 from mcpkeep.protocol.relay.opening import Opening, capabilities_of
 from mcpkeep.protocol.relay.output import Output
 from mcpkeep.protocol.relay.own_calls import OwnCalls
+from mcpkeep.protocol.relay.own_requests import OwnRequests
 from mcpkeep.protocol.relay.salvage import Salvage
 from mcpkeep.protocol.relay.standing import Standing
 from mcpkeep.protocol.relay.succession import Succession
@@ -99,6 +100,7 @@ class Relay:
         self._health = Health(settings.health)
         self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, self._standing, prefix=own_prefix)
+        self.own_requests = OwnRequests(self.output, opening=self.opening, takeover=self._takeover)
         self._notices = Notices(self.output, calls=self.calls, opening=self.opening, standing=self._standing)
         self._own_calls = OwnCalls(self.output, calls=self.calls, opening=self.opening)
         self._succession = Succession(
@@ -111,6 +113,7 @@ class Relay:
             health=self._health,
             takeover=self._takeover,
             lane=self.lane,
+            own_requests=self.own_requests,
             tell_change=self._notices.tell_change,
         )
         self._salvage = Salvage(
@@ -122,7 +125,7 @@ class Relay:
             carry=self.from_child,
             max_message=settings.max_message,
         )
-        self._links = self._succession.links
+        self._links = self.own_requests.links = self._succession.links
         self._table = self.calls.table
         self._bound: dict[str, int] = {}
 
@@ -268,6 +271,8 @@ class Relay:
             self._succession.check_drained(link)
 
     def _client_answers(self, head: Head, line: bytes) -> None:
+        if self.own_requests.client_answered(head, line):
+            return
         answer = self._minted.answer(head.id, line) if head.id is not UNSET and head.id is not None else None
         if answer is None:
             self.output.log("debug", f"the client answers {head.id!r}, which no server waits for; dropped")
@@ -302,6 +307,7 @@ class Relay:
             answer = self._minted.answer(id_, encode_error(id_, INTERNAL_ERROR, text))
             if answer is not None:
                 self._to_generation(*answer)
+            self.own_requests.client_failed(id_, text)
         self.output.client.append(encode_error(id_, code, text))
 
     # From a child
@@ -414,6 +420,8 @@ class Relay:
             case Purpose.LIST:
                 if link is self._succession.serving:
                     self._notices.tell_change(self._takeover.listed(link, own, head, line))
+            case Purpose.ASKED:
+                self.own_requests.child_answered(str(head.id), head, line)
             case Purpose.STANDING | Purpose.HEALTH:
                 pass
             case _:
@@ -486,6 +494,12 @@ class Relay:
         """Our own tool is under way with a call; told where the client asked for progress."""
         self._own_calls.progress(id_, progress, total, text)
 
+    @property
+    def is_attended(self) -> bool:
+        """Whether a client has opened its session, and a child serves it."""
+        link = self._succession.serving
+        return self.opening.is_told and link is not None and link.is_ready
+
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
         self._notices.tell(level, text)
@@ -497,7 +511,7 @@ class Relay:
         link = self._succession.serving
         if link is None or not link.is_ready:
             return
-        probe = self._health.tick(now, busy=self.calls.in_flight(link.generation))
+        probe = self._health.tick(now, busy=link.asked_by_us or self.calls.in_flight(link.generation))
         match probe:
             case Probe.ASK | Probe.CONFIRM:
                 self._takeover.probe(link, confirm=probe is Probe.CONFIRM)

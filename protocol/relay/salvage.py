@@ -11,7 +11,7 @@ from mcpkeep.protocol.relay.jsonrpc import INVALID_REQUEST, RequestId, encode_er
 from mcpkeep.protocol.relay.link import Link, Purpose
 from mcpkeep.protocol.relay.listing import Listing
 from mcpkeep.protocol.relay.notices import Notices
-from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.output import Output, OwnAnswered
 from mcpkeep.protocol.relay.succession import Succession
 from mcpkeep.protocol.switch import ChildRefused, ChildWedged
 
@@ -101,5 +101,7 @@ class Salvage:
         if own is not None and own.purpose is Purpose.OPEN:
             reason = f"it answers the opening request with {what}"
             self._out.effects.append(ChildRefused(link.generation, reason))
+        elif own is not None and own.purpose is Purpose.ASKED and isinstance(id_, str):
+            self._out.effects.append(OwnAnswered(id_, lost=f"the server answered with {what}"))
         elif own is not None and own.compare and link is self._succession.serving:
             self._notices.tell_change(self._listing.unknown(own.method))

@@ -13,6 +13,7 @@ from mcpkeep.protocol.relay.mcp import Loss
 from mcpkeep.protocol.relay.minted import Minted
 from mcpkeep.protocol.relay.opening import Opening
 from mcpkeep.protocol.relay.output import Output
+from mcpkeep.protocol.relay.own_requests import OwnRequests
 from mcpkeep.protocol.relay.standing import Standing
 from mcpkeep.protocol.relay.takeover import Takeover
 from mcpkeep.protocol.switch import (
@@ -20,8 +21,11 @@ from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
     ChildExited,
+    ChildFrozen,
     ChildPromoted,
     ChildReady,
+    ChildRefused,
+    ChildThawed,
     ChildUnavailable,
     Exit,
     RelayOrder,
@@ -49,9 +53,11 @@ class Succession:
         health: Health,
         takeover: Takeover,
         lane: Lane,
+        own_requests: OwnRequests,
         tell_change: Callable[[ListingChange], None],
     ) -> None:
         self.links: dict[int, Link] = {}
+        self._frozen: dict[int, Link] = {}
         self.serving: Link | None = None
         self.holding = False
         """A planned replacement lets the client's requests wait."""
@@ -67,15 +73,20 @@ class Succession:
         self._health = health
         self._takeover = takeover
         self._lane = lane
+        self._own_requests = own_requests
         self._tell_change = tell_change
 
     def order(self, order: RelayOrder, now: float) -> None:
         """Do what the child actor decided."""
         match order:
-            case ChildAttached(generation):
-                self._attach(Link(generation))
+            case ChildAttached(generation, beside):
+                self._attach(Link(generation), beside=beside)
             case ChildPromoted(generation):
                 self._promote(generation, now)
+            case ChildFrozen():
+                self._freeze(order, now)
+            case ChildThawed(generation):
+                self._thaw(generation)
             case CallsHeld():
                 self.holding = True
                 if self.serving is not None:
@@ -113,11 +124,12 @@ class Succession:
         plain = link is not None and link.is_open and link.is_ready and len(self.links) == 1
         self._lane.link = link if plain and not self.holding else None
 
-    def _attach(self, link: Link) -> None:
+    def _attach(self, link: Link, *, beside: bool) -> None:
         self.links[link.generation] = link
-        self.unavailable = None
-        if self.serving is None:
-            self.serving = link
+        if not beside:
+            self.unavailable = None
+            if self.serving is None:
+                self.serving = link
         if link is not self.serving and not self._opening.is_told:
             # The client has yet to open its session, and does so with whichever child serves by then.
             self._out.effects.append(ChildReady(link.generation))
@@ -136,6 +148,7 @@ class Succession:
         if link is None or link is old:
             return
         self.serving = link
+        self.unavailable = None
         self._health.replaced()
         if link.is_fresh:
             self._takeover.open(link)
@@ -145,6 +158,9 @@ class Succession:
             for call in self._calls.at(old.generation):
                 if call.loss is Loss.RESEND:
                     self._calls.hold(call, now)
+                    if call.method == "subscriptions/listen":  # else it had two of that id when it is woken
+                        cancelled: dict[str, object] = {"requestId": call.id}
+                        self._out.to_child(old, encode_notification("notifications/cancelled", cancelled))
         if link.is_open:
             self._opened(link)
         if link.is_ready:
@@ -166,22 +182,56 @@ class Succession:
             for change in self._takeover.list_again(self.serving, methods):
                 self._tell_change(change)
 
+    def _freeze(self, frozen: ChildFrozen, now: float) -> None:
+        """To the client it is as if it were gone; its link waits aside, and so does its session."""
+        link = self.links.pop(frozen.generation, None)
+        if link is None:
+            return
+        self._frozen[link.generation] = link
+        link.uris = tuple(self._standing.uris)
+        opened = link.is_ready and self._opening.is_told
+        link.session = self._opening.session if opened else 0
+        link.is_initialized = self._opening.initialized
+        self._forget(link, "the MCP server was replaced")
+        self._calls.lose(link, None, accepted=frozen.accepted, planned=True, now=now)
+        self._release()
+
+    def _thaw(self, generation: int) -> None:
+        link = self._frozen.pop(generation, None)
+        if link is None:
+            return
+        self.links[generation] = link
+        link.is_draining = link.is_drained = False
+        link.is_open = self._takeover.wake(link)
+        if not link.is_open:
+            reason = "the client has opened another session since it was frozen"
+            self._out.effects.append(ChildRefused(generation, reason))
+
     def _exited(self, exited: ChildExited, now: float) -> None:
+        self._frozen.pop(exited.generation, None)
         link = self.links.pop(exited.generation, None)
         if link is None:
             return
         self.last_exit = exited.exit
-        for id_ in self._minted.forget(link.generation):
-            reason = f"the MCP server {describe_exit(exited.exit)}"
-            params: dict[str, object] = {"requestId": id_, "reason": reason}
-            self._out.client.append(encode_notification("notifications/cancelled", params))
+        self._forget(link, f"the MCP server {describe_exit(exited.exit)}")
         if link is self.serving:
             self.serving = None
             self._health.replaced()
             if self.holding:
                 self.holding = False
                 self._calls.hold_anew(now)
-        self._calls.lose(link, exited, now)
+        self._calls.lose(link, exited.exit, accepted=exited.accepted, planned=exited.planned, now=now)
+        self._release()
+
+    def _forget(self, link: Link, reason: str) -> None:
+        """Nobody waits any more for what this child had asked, or was asked by us."""
+        for id_ in self._minted.forget(link.generation):
+            params: dict[str, object] = {"requestId": id_, "reason": reason}
+            self._out.client.append(encode_notification("notifications/cancelled", params))
+        self._own_requests.lose(link, reason)
+
+    def _release(self) -> None:
+        """Let go what a lost child's calls have become."""
         if self.unavailable is not None:
             self._fail_held(self.unavailable)
         elif self.serving is not None and self.serving.is_open and not self.holding:

@@ -65,6 +65,30 @@ class Takeover:
         link.is_open = True
         return None
 
+    def wake(self, link: Link) -> bool:
+        """Bring a child that was frozen level with the client's session; False if that is another by now."""
+        if link.session != self._opening.session:
+            return False
+        if self._opening.era is Era.MODERN:
+            return True  # each request tells all it needs
+        if self._opening.initialized:
+            if not link.is_initialized:
+                self._out.to_child(link, encode_notification("notifications/initialized"))
+            elif self._opening.client_can("roots"):
+                self._out.to_child(link, encode_notification("notifications/roots/list_changed"))
+        for uri in link.uris:
+            if uri not in self._standing.uris:
+                self.repeat(link, "resources/unsubscribe", {"uri": uri})
+        for method, params in self._standing.requests(logging="logging" in (link.capabilities or ())):
+            if params.get("uri") not in link.uris:
+                self.repeat(link, method, params)
+        return True
+
+    def ask(self, link: Link, method: str, params: Mapping[str, object] | None) -> str:
+        """Ask for somebody in mcpkeep; the id of the request."""
+        self._ask(link, Purpose.ASKED, method, self._opening.own_params(params))
+        return f"{self._prefix}{self._asked}"
+
     def repeat(self, link: Link, method: str, params: Mapping[str, object]) -> None:
         """Tell a second child what the client has just set at the first."""
         if (

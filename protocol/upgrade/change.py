@@ -59,3 +59,5 @@ class RollbackPlan(msgspec.Struct, frozen=True):
     """Edited since, or overlapping: the user's stays."""
     kept_aside: Mapping[str, str]
     """By path: where the restored version lies that gave way to the user's."""
+    undoes: tuple[str, ...] = ()
+    """The sessions of the changes that it takes back, oldest first."""

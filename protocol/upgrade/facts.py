@@ -41,4 +41,7 @@ class TargetFacts(msgspec.Struct, frozen=True):
     command: tuple[str, ...] = ()
     """How its server is started now; empty where that is unknown."""
     current_release: str | None = None
+    current_version: str | None = None
+    releases: tuple[str, ...] = ()
+    """Those that stand, newest first."""
     problems: tuple[Problem, ...] = ()

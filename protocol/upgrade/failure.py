@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from mcpkeep.protocol.errors import McpkeepError
+from mcpkeep.protocol.switch import Exit
 
-__all__ = ["UpgradeFailed"]
+__all__ = ["ServerEnded", "UpgradeFailed"]
 
 
 class UpgradeFailed(McpkeepError):
@@ -15,3 +16,13 @@ class UpgradeFailed(McpkeepError):
         super().__init__(text)
         self.remediation = remediation
         self.details = details or {}
+
+
+class ServerEnded(UpgradeFailed):
+    """A server that was tried went down, or never came up; `exit` is None where its process lives on."""
+
+    def __init__(
+        self, text: str, *, remediation: str, exit_: Exit | None, details: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(text, remediation=remediation, details=details)
+        self.exit = exit_

@@ -13,6 +13,8 @@ import msgspec
 from mcpkeep.protocol.upgrade.step import Step
 
 __all__ = [
+    "FIRST",
+    "REST",
     "Begun",
     "Done",
     "Ended",
@@ -26,6 +28,11 @@ __all__ = [
     "Undone",
     "fold",
 ]
+
+FIRST = "first"
+"""The group that brings in what a new server needs to start: index and scripts."""
+REST = "rest"
+"""The group that brings in everything else: once it is done, the change is made."""
 
 Kind = Literal["upgrade", "rollback"]
 Outcome = Literal["completed", "aborted", "rolled_back", "failed"]
@@ -105,6 +112,11 @@ class JournalState(msgspec.Struct, frozen=True):
         """Groups that were neither done nor undone, oldest first."""
         return tuple(intent for name, intent in self.groups.items() if name not in self.done)
 
+    @property
+    def committed(self) -> bool:
+        """Whether the change was made, and not taken back."""
+        return REST in self.done
+
 
 def fold(records: Iterable[JournalRecord]) -> JournalState | None:
     """Fold a journal, oldest record first; None where even its first record is missing."""
@@ -121,13 +133,20 @@ def fold(records: Iterable[JournalRecord]) -> JournalState | None:
                 phases = {number: done for number, done in state.phases.items() if number < record.phase}
                 state = msgspec.structs.replace(state, phases=phases)
             case Intent():
+                state = _without(state, record.group)
                 state = msgspec.structs.replace(state, groups={**state.groups, record.group: record})
             case Done():
-                state = msgspec.structs.replace(state, done=(*state.done, record.group))
+                # Of a group that nobody began, nothing can be taken back.
+                if record.group in state.groups and record.group not in state.done:
+                    state = msgspec.structs.replace(state, done=(*state.done, record.group))
             case Undone():
-                groups = {name: intent for name, intent in state.groups.items() if name != record.group}
-                done = tuple(name for name in state.done if name != record.group)
-                state = msgspec.structs.replace(state, groups=groups, done=done)
+                state = _without(state, record.group)
             case Ended():
                 state = msgspec.structs.replace(state, ended=record)
     return state
+
+
+def _without(state: JournalState, group: str) -> JournalState:
+    groups = {name: intent for name, intent in state.groups.items() if name != group}
+    done = tuple(name for name in state.done if name != group)
+    return msgspec.structs.replace(state, groups=groups, done=done)

@@ -21,11 +21,13 @@ def is_binary(data: bytes) -> bool:
 
 
 def line_endings(data: bytes) -> LineEndings:
-    """What ends the lines of `data`; a carriage return alone ends none."""
+    """What ends the lines of `data`; a carriage return alone ends none, two before a LF are MIXED."""
     ends = data.count(b"\n")
     with_return = data.count(b"\r\n")
     if not ends:
         return LineEndings.NONE
+    if b"\r\r\n" in data:
+        return LineEndings.MIXED
     if with_return == ends:
         return LineEndings.CRLF
     return LineEndings.MIXED if with_return else LineEndings.LF

@@ -55,6 +55,11 @@ class Decision(msgspec.Struct, frozen=True):
     text: str | None = None
     """With MERGE: the whole file."""
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody was asked for it, rather than a default."""
+        return not self.by.startswith("--on-conflict")
+
 
 class PlannedFile(msgspec.Struct, frozen=True):
     """One file of the plan."""

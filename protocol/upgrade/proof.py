@@ -1,11 +1,14 @@
 """What a server showed when it was tried: its tools against the old one's, smoke tests, its index."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
-__all__ = ["Proof", "SmokeResult", "SmokeTest", "ToolDiff", "compare_tools"]
+__all__ = ["Proof", "SmokeResult", "SmokeTest", "ToolDiff", "compare_tools", "tool_digests"]
+
+_DIGESTED = ("description", "inputSchema", "outputSchema", "annotations")
 
 
 class SmokeTest(msgspec.Struct, frozen=True):
@@ -15,7 +18,9 @@ class SmokeTest(msgspec.Struct, frozen=True):
     tool: str
     arguments: Mapping[str, object]
     path: str
-    """JSON path, such as `$.retrieval_method` or `$.results[0].file`."""
+    """JSON path, such as `$.retrieval_method` or `$.results[0].file`; empty where any answer will do that
+    is no error.
+    """
     value: object
 
 
@@ -27,6 +32,8 @@ class SmokeResult(msgspec.Struct, frozen=True):
     status: Literal["passed", "failed", "skipped"]
     detail: str = ""
     seconds: float = 0.0
+    remote: bool = False
+    """Whether what failed was a network: it says nothing about the server, so it is reported only."""
 
 
 class ToolDiff(msgspec.Struct, frozen=True):
@@ -47,9 +54,26 @@ class Proof(msgspec.Struct, frozen=True):
     tools: Mapping[str, str]
     """Name to SHA-256 of its description and schemas."""
     smoke: tuple[SmokeResult, ...]
-    index: Literal["none", "carried", "built"]
+    index: Literal["none", "carried", "updated", "built"]
+    """What stands in staging: nothing, the live index as it was, the live one brought up to the new content,
+    or one that the candidate built.
+    """
     seconds_to_ready: float
     stderr_tail: tuple[str, ...] = ()
+
+
+def tool_digests(tools: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    """Name to SHA-256 of what a client is told of the tool: its description, schemas and annotations.
+
+    The order of members does not count; tools without a name are left out.
+    """
+    digests: dict[str, str] = {}
+    for tool in tools:
+        name = tool.get("name")
+        if isinstance(name, str):
+            told = {member: tool[member] for member in _DIGESTED if tool.get(member) is not None}
+            digests[name] = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+    return digests
 
 
 def compare_tools(old: Mapping[str, str], new: Mapping[str, str]) -> ToolDiff:

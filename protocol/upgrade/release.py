@@ -1,7 +1,7 @@
 """Releases: their record on disk, what the installer actor is asked, and what it answers."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
 
 import msgspec
 
@@ -11,7 +11,12 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 __all__ = [
     "ADOPTED",
     "AdoptRelease",
+    "CancelInstall",
+    "GetInstallStatus",
+    "GetSnapshot",
+    "InstallCancelled",
     "InstallRefused",
+    "InstallStatus",
     "InstallerMessage",
     "Launch",
     "MakeRelease",
@@ -21,6 +26,10 @@ __all__ = [
     "Release",
     "ReleaseMade",
     "RunPostInstall",
+    "Snapshot",
+    "VenvRecord",
+    "free_name",
+    "release_id_of",
 ]
 
 ADOPTED = "adopted"
@@ -54,6 +63,33 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Words after the interpreter, such as `-m mcp_server --transport dual`."""
 
 
+class VenvRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """complete.json in a venv: written last, so that a venv without one is half made."""
+
+    schema: int
+    requirements_sha256: str
+    made_at: datetime
+    tool: str
+    """`uv`, `pip` or `adopted`."""
+    snapshot: str
+    """What was installed then, as a requirements file."""
+    unconstrained: bool = False
+
+
+def release_id_of(day: date, name: str, taken: Callable[[str], bool]) -> str:
+    """A free id such as `2026-01-31-a1b2c3d`, of a commit's first 7 digits or a word such as `local`."""
+    return free_name(f"{day.isoformat()}-{name[:7]}", taken)
+
+
+def free_name(name: str, taken: Callable[[str], bool]) -> str:
+    """The name, or where it is taken the first free of `name-2`, `name-3`, ..."""
+    number, found = 1, name
+    while taken(found):
+        number += 1
+        found = f"{name}-{number}"
+    return found
+
+
 class InstallRefused(msgspec.Struct, frozen=True, tag="install.refused"):
     """It was not done; nothing is left of the attempt."""
 
@@ -74,7 +110,10 @@ class ReleaseMade(msgspec.Struct, frozen=True, tag="install.release_made"):
     tool: str = ""
     """`uv`, `pip`, or nothing where no package was installed."""
     packages: int = 0
+    """How many are installed, where the venv was made now."""
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    """For people, such as that the old venv's interpreter is gone."""
 
 
 class PostInstallDone(msgspec.Struct, frozen=True, tag="install.post_install_done"):
@@ -88,6 +127,33 @@ class Pruned(msgspec.Struct, frozen=True, tag="install.pruned"):
 
     releases: tuple[str, ...]
     venvs: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What could not be removed, and why."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="install.snapshot"):
+    """What a venv holds."""
+
+    text: str
+    """The installed set as a requirements file."""
+    python: str
+    """Such as `3.11.7`."""
+
+
+class InstallStatus(msgspec.Struct, frozen=True, tag="install.status"):
+    """What it is at."""
+
+    work: str | None
+    """The tag of the question that it works on; None where on none."""
+    step: str = ""
+    waiting: int = 0
+    """How many questions wait for their turn."""
+
+
+class InstallCancelled(msgspec.Struct, frozen=True, tag="install.cancelled"):
+    """What was under way has been taken back, and its asker told so."""
+
+    work: str | None
 
 
 class AdoptRelease(Question[ReleaseMade | InstallRefused], frozen=True, tag="install.adopt"):
@@ -117,10 +183,32 @@ class RunPostInstall(Question[PostInstallDone | InstallRefused], frozen=True, ta
     release_id: str
 
 
-class PruneReleases(Question[Pruned], frozen=True, tag="install.prune"):
-    """Remove releases, and venvs that none uses, except these."""
+class PruneReleases(Question[Pruned | InstallRefused], frozen=True, tag="install.prune"):
+    """Remove releases, and venvs that none uses, except these and the current one."""
 
     keep: tuple[str, ...]
 
 
-InstallerMessage = AdoptRelease | MakeRelease | RunPostInstall | PruneReleases
+class GetSnapshot(Question[Snapshot | InstallRefused], frozen=True, tag="install.get_snapshot"):
+    """Ask the venv of a release, or the live one, what it holds; refused where it does not run."""
+
+    release_id: str | None = None
+
+
+class GetInstallStatus(Question[InstallStatus], frozen=True, tag="install.get_status"):
+    """Answered at once, whatever is under way."""
+
+
+class CancelInstall(Question[InstallCancelled], frozen=True, tag="install.cancel"):
+    """Stop what is under way and take it back; what waits behind it goes on."""
+
+
+InstallerMessage = (
+    AdoptRelease
+    | MakeRelease
+    | RunPostInstall
+    | PruneReleases
+    | GetSnapshot
+    | GetInstallStatus
+    | CancelInstall
+)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, INDEX, LOCK, OWN, VENV
 
-__all__ = ["Layout", "find_installation"]
+__all__ = ["Layout", "find_installation", "standing"]
 
 
 class Layout(NamedTuple):
@@ -15,6 +15,14 @@ class Layout(NamedTuple):
     workspace: Path
     base: Path
     """The installation's folder itself, links resolved."""
+
+    @property
+    def name(self) -> str:
+        """By what it is called in the workspace, which its folder's own name differs from behind a link."""
+        for name in BASES:
+            if os.path.realpath(self.workspace / name) == str(self.base):
+                return name
+        return self.base.name
 
     @property
     def own(self) -> Path:
@@ -67,14 +75,22 @@ class Layout(NamedTuple):
 
     def staging(self, session_id: str) -> Path:
         """The candidate's whole workspace."""
-        return self.own / "staging" / session_id
+        return self.stagings / session_id
 
     def staged(self, session_id: str) -> Path:
         """The installation in it; always by the newest name."""
         return self.staging(session_id) / BASES[0]
 
+    @property
+    def stagings(self) -> Path:
+        return self.own / "staging"
+
+    @property
+    def changes(self) -> Path:
+        return self.own / "changes"
+
     def change(self, session_id: str) -> Path:
-        return self.own / "changes" / session_id
+        return self.changes / session_id
 
     def conflicts(self, session_id: str) -> Path:
         return self.own / "conflicts" / session_id
@@ -85,6 +101,15 @@ class Layout(NamedTuple):
             return os.path.basename(os.readlink(self.current))
         except OSError:
             return None
+
+
+def standing(base: Path) -> Path:
+    """`base`, or where it is now: the upgrade of an older installation, and its undoing, rename it."""
+    if not os.path.lexists(base) and base.name in BASES:
+        for name in BASES:
+            if os.path.lexists(base.with_name(name)):
+                return base.with_name(name)
+    return base
 
 
 def find_installation(workspace: Path) -> Layout | None:

@@ -25,14 +25,27 @@ from mcpkeep.protocol.child import (
     Wanted,
 )
 from mcpkeep.protocol.errors import SpawnError
+from mcpkeep.protocol.replacement import (
+    ChildPrepared,
+    Dropped,
+    DropPrepared,
+    EndFrozen,
+    PrepareChild,
+    PrepareFailed,
+    PromoteDone,
+    PromotePrepared,
+    SwitchRefused,
+)
 from mcpkeep.protocol.restart import RestartPolicy
 from mcpkeep.protocol.switch import (
     CallsHeld,
     ChildAttached,
     ChildDrained,
     ChildExited,
+    ChildFrozen,
     ChildPromoted,
     ChildReady,
+    ChildThawed,
     ChildUnavailable,
     ChildWedged,
     Exit,
@@ -73,6 +86,7 @@ class FakeProcess:
         self.pid = 1000 + generation
         self.wire = FakeWire()
         self._stubborn = stubborn
+        self.frozen = False
         self._exit: Exit | None = None
         self._ended = anyio.Event()
 
@@ -89,15 +103,21 @@ class FakeProcess:
         assert self._exit is not None
         return self._exit
 
-    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
         if not self._stubborn:
             self.end(CLEAN)
         try:
-            with anyio.move_on_after(eof_grace + term_grace):
+            with anyio.move_on_after((eof_grace or 0) + term_grace):
                 await self._ended.wait()
         finally:
             self.end()
         return await self.wait()
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self.frozen = False
 
     def kill(self) -> None:
         self.end()
@@ -117,9 +137,12 @@ class World:
         self.on_order: Callable[[RelayOrder], None] | None = None
         self.gate: anyio.Event | None = None
         self.chance = 1.0
+        self.releases: list[str | None] = []
+        self.crashes: list[tuple[str | None, Exit, int]] = []
 
-    async def spawn(self, generation: int) -> FakeProcess:
+    async def spawn(self, generation: int, release: str | None) -> FakeProcess:
         self.happened.append(f"spawn {generation}")
+        self.releases.append(release)
         self.spawned_at.append(anyio.current_time())
         if self.gate is not None:
             await self.gate.wait()
@@ -145,8 +168,13 @@ class World:
             relay=self,
             notify=self.notices.append,
             chance=lambda: self.chance,
+            release="old",
+            crashed=self.crash,
             clock=clock or anyio.current_time,
         )
+
+    def crash(self, release: str | None, exit_: Exit, times: int) -> None:
+        self.crashes.append((release, exit_, times))
 
     def take(self) -> list[RelayOrder | str]:
         taken, self.happened = self.happened, []
@@ -204,6 +232,7 @@ async def test_the_first_child_is_spawned_and_attached_before_the_actor_reports_
             retry_in=None,
             candidate=None,
             leaving=(),
+            release="old",
         )
         assert status.uptime is not None
 
@@ -486,13 +515,13 @@ class TestInTime:
 
     async def test_a_stop_that_hangs_is_cut_short_by_a_kill(self) -> None:
         class Hanging(FakeProcess):
-            async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+            async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
                 with anyio.CancelScope():
                     await anyio.sleep_forever()
                 return await self.wait()
 
         class HangingWorld(World):
-            async def spawn(self, generation: int) -> FakeProcess:
+            async def spawn(self, generation: int, release: str | None) -> FakeProcess:
                 process = self.processes[generation] = Hanging(generation)
                 return process
 
@@ -502,3 +531,116 @@ class TestInTime:
             pass
         assert anyio.current_time() - start == pytest.approx(4 + 5)
         assert world.alive == []
+
+
+# Releases
+
+
+async def prepared(actor: ChildActor, release: str, generation: int) -> object:
+    """Prepare the release, whose child is ready as soon as that is told."""
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.append(await actor.ask(PrepareChild(release), within=5))
+
+    async with group() as tasks:
+        tasks.start_soon(ask)
+        await settle()
+        actor.tell(ChildReady(generation))
+    return answers[0]
+
+
+async def promoted(actor: ChildActor, *, freeze: bool, drained: int) -> object:
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.append(await actor.ask(PromotePrepared(freeze=freeze), within=5))
+
+    async with group() as tasks:
+        tasks.start_soon(ask)
+        await settle()
+        assert answers == [], "not before the old one is frozen or gone"
+        actor.tell(ChildDrained(drained))
+    return answers[0]
+
+
+async def test_a_release_is_prepared_promoted_and_the_old_one_frozen_and_woken_again() -> None:
+    world = World()
+    async with running(world.actor()) as actor:
+        actor.tell(ChildReady(1))
+        assert await prepared(actor, "new", 2) == ChildPrepared(2)
+        assert (actor.release, actor.frozen, world.releases) == ("old", None, ["old", "new"])
+        world.take()
+        assert await promoted(actor, freeze=True, drained=1) == PromoteDone(2, frozen=True)
+        assert world.take() == [ChildPromoted(2), ChildFrozen(1, 7)]
+        assert (actor.release, actor.frozen, actor.ready) == ("new", "old", True)
+        assert world.processes[1].frozen
+        assert await actor.ask(PrepareChild("old"), within=5) == ChildPrepared(1, woken=True)
+        assert world.processes[1].frozen
+        assert await promoted(actor, freeze=False, drained=2) == PromoteDone(1, frozen=False)
+        assert world.take() == [ChildThawed(1), ChildPromoted(1), ChildExited(2, CLEAN, 7, planned=True)]
+        assert not world.processes[1].frozen
+        assert (actor.release, actor.frozen) == ("old", None)
+
+
+async def test_an_old_child_with_a_half_written_line_is_killed_instead_of_frozen() -> None:
+    world = World()
+    async with running(world.actor()) as actor:
+        actor.tell(ChildReady(1))
+        await prepared(actor, "new", 2)
+        world.processes[1].wire.queued = 5
+        await promoted(actor, freeze=True, drained=1)
+        await settle()
+        assert world.processes[1].exit == KILLED
+        assert actor.frozen is None
+
+
+async def test_whoever_asks_twice_is_refused_alone() -> None:
+    world = World()
+    first: list[object] = []
+
+    async def ask(actor: ChildActor) -> None:
+        first.append(await actor.ask(PrepareChild("new"), within=5))
+
+    async with group() as tasks, running(world.actor()) as actor:
+        actor.tell(ChildReady(1))
+        tasks.start_soon(ask, actor)
+        await settle()
+        second = await actor.ask(PrepareChild("newer"), within=5)
+        assert isinstance(second, SwitchRefused)
+        assert first == []
+        assert await actor.ask(DropPrepared(), within=5) == Dropped()
+        await settle()
+        assert first == [PrepareFailed("release 'new' was dropped", kept=True)]
+
+
+async def test_a_frozen_child_is_killed_on_demand_and_at_the_end() -> None:
+    world = World()
+    async with running(world.actor()) as actor:
+        actor.tell(ChildReady(1))
+        for release, generation in (("new", 2), ("newer", 3)):
+            await prepared(actor, release, generation)
+            await promoted(actor, freeze=True, drained=generation - 1)
+        await settle()
+        assert world.processes[1].exit == KILLED, "there is one frozen child at most"
+        actor.tell(EndFrozen())
+        await settle()
+        assert world.processes[2].exit == KILLED
+        await prepared(actor, "last", 4)
+        await promoted(actor, freeze=True, drained=3)
+    assert world.alive == []
+
+
+async def test_each_crash_of_the_serving_child_is_told_with_its_release() -> None:
+    world = World()
+    async with running(world.actor()) as actor:
+        actor.tell(ChildReady(1))
+        await prepared(actor, "new", 2)
+        world.processes[2].end()
+        await settle()
+        assert world.crashes == [], "it never served"
+        world.processes[1].end()
+        await settle()
+        world.processes[3].end()
+        await settle()
+    assert world.crashes == [("old", KILLED, 1), ("old", KILLED, 2)]

@@ -57,9 +57,13 @@ class FakeProcess:
         await self._ended.wait()
         return Exit(code=0)
 
-    async def stop(self, *, eof_grace: float, term_grace: float) -> Exit:
+    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
         self._ended.set()
         return await self.wait()
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
 
     def kill(self) -> None:
         self._ended.set()
@@ -91,7 +95,7 @@ class World:
             restart_limit=5,
         )
 
-    async def spawn(self, generation: int) -> FakeProcess:
+    async def spawn(self, generation: int, release: str | None) -> FakeProcess:
         if self.failing:
             raise SpawnError("server", "no such file")
         return FakeProcess(1000 + generation)

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import Raw
 from trio.testing import MockClock
 
-from mcpkeep.actors.relay import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor
+from mcpkeep.actors.relay import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor, RequestFailed
 from mcpkeep.actors.toolbox import Progress, Toolbox
 from mcpkeep.protocol.relay.health import HealthSettings
 from mcpkeep.protocol.relay.output import Logged
@@ -24,6 +24,7 @@ from mcpkeep.protocol.relay.tools import ToolResult
 from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildExited,
+    ChildFrozen,
     ChildPromoted,
     ChildReady,
     ChildWedged,
@@ -34,9 +35,12 @@ from tests.protocol.relay.relay_script import (
     KEEP,
     Json,
     call,
+    discovered,
+    failure,
     initialize,
     initialized,
     line,
+    modern,
     notice,
     request,
     result,
@@ -581,3 +585,149 @@ async def test_a_flood_of_lines_too_long_to_read_an_id_from_is_reported_once() -
 
 async def test_ready_is_reported() -> None:
     assert World().opened().reports == [ChildReady(1)]
+
+
+# Requests of our own
+
+
+async def asked(wire: FakeWire) -> Json:
+    """The request that was written there."""
+    await until(lambda: wire.taken)
+    [message] = wire.messages()
+    return message
+
+
+async def ask(world: World, answers: list[object], within: float = 5, **options: Any) -> None:
+    try:
+        answers.append(
+            bytes(await world.actor.request("tools/list", {"cursor": "c"}, within=within, **options))
+        )
+    except RequestFailed as error:
+        answers.append(str(error))
+
+
+async def test_a_request_of_ours_is_answered_to_us_and_the_client_hears_nothing() -> None:
+    world = World().opened()
+    answers: list[object] = []
+    async with running(world, done) as tasks:
+        tasks.start_soon(ask, world, answers)
+        message = await asked(world.wires[1])
+        assert (message["method"], message["params"]) == ("tools/list", {"cursor": "c"})
+        assert not message["id"].isdigit()
+        world.child(1, result(message["id"], {"tools": []}))
+        world.child(1, result(message["id"], {"tools": [1]}))
+        await until(lambda: answers)
+    assert answers == [b'{"tools":[]}']
+    assert world.client.messages() == []
+
+
+def answer_no(world: World, id_: str) -> None:
+    world.child(1, failure(id_))
+
+
+def die(world: World, id_: str) -> None:
+    world.exit(1)
+
+
+def be_frozen(world: World, id_: str) -> None:
+    world.actor.order(ChildFrozen(1, 0))
+
+
+def answer_too_much(world: World, id_: str) -> None:
+    world.child(1, {**result(id_), "result": "x" * 200_000})
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (answer_no, '{"code":-32601,"message":"no"}'),
+        (die, "the MCP server was killed by SIGKILL"),
+        (be_frozen, "the MCP server was replaced"),
+        (answer_too_much, "the server answered with"),
+    ],
+)
+async def test_a_request_of_ours_that_gets_no_result_fails_with_the_reason(
+    end: Callable[[World, str], None], said: str
+) -> None:
+    world = World().opened()
+    answers: list[object] = []
+    async with running(world, done) as tasks:
+        tasks.start_soon(ask, world, answers)
+        message = await asked(world.wires[1])
+        end(world, message["id"])
+        await until(lambda: answers)
+    [answer] = answers
+    assert isinstance(answer, str) and answer.startswith(f"tools/list failed: {said}")
+
+
+async def test_a_prepared_child_is_asked_beside_the_serving_one() -> None:
+    world = World().opened()
+    answers: list[object] = []
+    async with running(world, done) as tasks:
+        world.connect(2)
+        world.actor.order(ChildAttached(2, beside=True))
+        opening = await asked(world.wires[2])
+        await ask(world, answers, generation=2)
+        assert answers == ["tools/list failed: no MCP server is up that has a session with a client"]
+        world.child(2, result(opening["id"], initialized()))
+        world.wires[2].messages()
+        tasks.start_soon(lambda: ask(world, answers, generation=2))
+        message = await asked(world.wires[2])
+        world.child(2, result(message["id"]))
+        await until(lambda: len(answers) == 2)
+    assert answers[1] == b"{}"
+    assert (world.client.messages(), world.wires[1].messages()) == ([], [])
+
+
+@JUMPING
+async def test_a_request_of_ours_that_takes_too_long_is_cancelled() -> None:
+    world = World().opened()
+    answers: list[object] = []
+    async with running(world, done) as tasks:
+        tasks.start_soon(ask, world, answers)
+        await until(lambda: answers)
+        request_, cancelled = world.wires[1].messages()
+        assert cancelled == notice("notifications/cancelled", {"requestId": request_["id"]})
+        world.child(1, result(request_["id"]))
+    assert answers == ["tools/list failed: there was no answer within 5 s"]
+
+
+async def test_a_client_that_can_is_asked_and_its_answer_reaches_no_child() -> None:
+    world = World().opened()
+    answers: list[object] = []
+
+    async def ask_client() -> None:
+        answers.append(bytes(await world.actor.ask_client("roots/list", {}, within=5)))
+
+    async with running(world, done) as tasks:
+        tasks.start_soon(ask_client)
+        message = await asked(world.client)
+        assert message == {**request(message["id"], "roots/list"), "params": {}}
+        world.say(result(message["id"], {"roots": []}))
+        await until(lambda: answers)
+        assert world.wires[1].messages() == []
+        assert (world.actor.client_can("roots"), world.actor.client_can("elicitation")) == (True, False)
+        with pytest.raises(RequestFailed, match="the client takes no such requests"):
+            await world.actor.ask_client("elicitation/create", {}, within=5)
+    assert answers == [b'{"roots":[]}']
+
+
+async def test_a_modern_client_is_asked_nothing() -> None:
+    world = World()
+    world.attach(1)
+    world.say(modern(0, "server/discover"))
+    world.child(1, result(0, discovered()))
+    assert world.actor.is_attended
+    assert not world.actor.client_can("elicitation")
+
+
+@JUMPING
+async def test_a_child_that_works_for_us_is_not_judged_by_its_silence() -> None:
+    world = World(health=HealthSettings(after_idle=30, timeout=10)).opened()
+    answers: list[object] = []
+    world.say(call(5))
+    world.child(1, result(5))
+    async with running(world, done) as tasks:
+        tasks.start_soon(ask, world, answers, 200)
+        await until(lambda: answers)
+    assert [type(report) for report in world.reports] == [ChildReady]

@@ -2,7 +2,7 @@
 
 --quick         a glance of about a minute instead of figures
 --peers PYTHON  fastmcp's create_proxy and mcp-proxy too, where that interpreter has them; may be repeated
---only NAME     one of traffic, memory, start, idle, gap, overlap, workflow, soak; may be repeated
+--only NAME     one of traffic, memory, start, idle, gap, overlap, workflow, backup, upgrade, soak; repeatable
 --soak N        only the soak, with that many SIGKILLs (`--only soak` makes 10,000, with --quick 200)
 --json FILE     write the tables there as well
 """
@@ -15,16 +15,18 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
+from tests.benchmarks.backup import backup_table
 from tests.benchmarks.figures import Table, show
 from tests.benchmarks.life import gap_table, idle_table, overlap_table, start_table
 from tests.benchmarks.line import mcpkeep_command
 from tests.benchmarks.peers import peers
 from tests.benchmarks.soak import run_soak, soak_table
 from tests.benchmarks.traffic import PATHS, measure_memory, measure_traffic, memory_table, traffic_table
+from tests.benchmarks.upgrade import upgrade_scale_table, upgrade_table
 from tests.benchmarks.workflow import workflow_calls_table, workflow_scale_table
 from tests.servers import fast_command
 
-BENCHMARKS = ("traffic", "memory", "start", "idle", "gap", "overlap", "workflow", "soak")
+BENCHMARKS = ("traffic", "memory", "start", "idle", "gap", "overlap", "workflow", "backup", "upgrade", "soak")
 
 
 def main(argv: list[str]) -> int:
@@ -62,11 +64,14 @@ def main(argv: list[str]) -> int:
             "overlap": lambda: overlap_table(cwd=cwd, restarts=3 if quick else 20),
             "workflow": lambda: workflow_calls_table(rounds=100 if quick else 1_000),
             "workflow sessions": lambda: workflow_scale_table(sessions=10_000, rounds=20 if quick else 200),
+            "backup": lambda: backup_table(rounds=5 if quick else 15, large=not quick),
+            "upgrade": lambda: upgrade_table(rounds=2 if quick else 7),
+            "upgrade scale": upgrade_scale_table,
             "soak": lambda: soak_table(run_soak(cwd=cwd, kills=kills, say=print)),
         }
         tables: list[Table] = []
         for name, measure in measures.items():
-            if name.split()[0] in wanted:
+            if name.split()[0] in wanted and not (quick and name == "upgrade scale"):
                 tables.append(measure())
                 show(tables[-1])
     if options.json:

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mcpkeep.protocol.child import (
+    AnswerAsker,
+    AnswerDrop,
+    AnswerPrepare,
+    AnswerPromote,
     AnswerRestart,
     Child,
     ChildEffect,
@@ -16,8 +20,10 @@ from mcpkeep.protocol.child import (
     ChildSettings,
     ChildState,
     ChildStatus,
+    Crashed,
     DeadlinePassed,
     Exited,
+    FreezeProcess,
     KillProcess,
     Notify,
     ReplaceMode,
@@ -31,11 +37,13 @@ from mcpkeep.protocol.child import (
     StartChild,
     StopChild,
     StopProcess,
+    ThawProcess,
     Wanted,
     child_status,
     next_deadline,
 )
 from mcpkeep.protocol.life import TABLE, step
+from mcpkeep.protocol.replacement import DropPrepared, EndFrozen, PrepareChild, PromotePrepared
 from mcpkeep.protocol.restart import RestartPolicy, RestartType, Tally
 from mcpkeep.protocol.switch import (
     CallsHeld,
@@ -57,18 +65,20 @@ OVERLAP, HOLD = RestartChild(ReplaceMode.OVERLAP), RestartChild(ReplaceMode.HOLD
 
 
 class Life:
-    """A child and a clock; each event answers with its effects, the notices apart."""
+    """A child and a clock; each event answers with its effects, the notices and crashes apart."""
 
     def __init__(self, child: Child | None = None, *, now: float = 100.0) -> None:
         self.child = Child("server") if child is None else child
         self.now = now
         self.notices: list[Notify] = []
+        self.crashes: list[Crashed] = []
 
     def __call__(self, event: ChildEvent, *, at: float | None = None) -> list[ChildEffect]:
         self.now = self.now if at is None else at
         self.child, effects = step(self.child, event, now=self.now, chance=1.0)
         self.notices += [effect for effect in effects if isinstance(effect, Notify)]
-        return [effect for effect in effects if not isinstance(effect, Notify)]
+        self.crashes += [effect for effect in effects if isinstance(effect, Crashed)]
+        return [effect for effect in effects if not isinstance(effect, Notify | Crashed)]
 
     def play(self, *events: ChildEvent) -> "Life":
         for event in events:
@@ -112,6 +122,7 @@ def test_a_serving_child_that_crashes_is_replaced_at_once_and_the_spawn_comes_fi
     assert effects == (
         SpawnChild(2),
         ChildExited(1, KILLED, 7, planned=False),
+        Crashed(None, KILLED, 1),
         Notify("warning", "server was killed by SIGKILL; it is started again"),
     )
     assert (child.restarts, child.last_exit) == (1, KILLED)
@@ -442,6 +453,12 @@ def test_a_status_tells_what_is_wanted_what_is_and_what_comes() -> None:
 FAILED = (StartChild(), SpawnFailed(1, "gone"))
 SERVING = (StartChild(), spawned(1), ChildReady(1))
 PROMOTED = (*SERVING, OVERLAP, spawned(2), ChildReady(2))
+BESIDE = (*SERVING, PrepareChild("new", ReplaceMode.OVERLAP))
+PREPARED = (*BESIDE, spawned(2), ChildReady(2))
+FREEZING = (*PREPARED, PromotePrepared(freeze=True))
+FROZEN = (*FREEZING, ChildDrained(1))
+IN_TURN = (*SERVING, PrepareChild("new", ReplaceMode.HOLD))
+VACANT = (*IN_TURN, ChildDrained(1), exited(1, CLEAN))
 
 LIVES: dict[str, tuple[ChildEvent, ...]] = {
     "down": (),
@@ -461,6 +478,28 @@ LIVES: dict[str, tuple[ChildEvent, ...]] = {
     "hold": (*SERVING, HOLD),
     "hold, an old one drains": (*PROMOTED, HOLD),
     "swap": (*SERVING, HOLD, ChildDrained(1)),
+    "preparing, spawning": BESIDE,
+    "preparing, starting": (*BESIDE, spawned(2)),
+    "prepared": PREPARED,
+    "prepared, backoff": (*PREPARED, exited(1), spawned(3), exited(3)),
+    "prepared, overlap": (*PREPARED, OVERLAP, spawned(3)),
+    "prepared, hold": (*PREPARED, HOLD),
+    "prepared, swap": (*PREPARED, HOLD, ChildDrained(1)),
+    "dropped, ending": (*PREPARED, DropPrepared()),
+    "promoted, to be frozen": FREEZING,
+    "promoted, the old one ends": (*PREPARED, PromotePrepared(), ChildDrained(1)),
+    "frozen": FROZEN,
+    "frozen, prepared": (*FROZEN, PrepareChild(None)),
+    "frozen, overlap": (*FROZEN, OVERLAP, spawned(3)),
+    "frozen, being ended": (*FROZEN, EndFrozen()),
+    "hold, for another release": IN_TURN,
+    "swap, for another release": (*IN_TURN, ChildDrained(1)),
+    "vacant, spawning": VACANT,
+    "vacant, starting": (*VACANT, spawned(2)),
+    "vacant, prepared": (*VACANT, spawned(2), ChildReady(2)),
+    "vacant, dropped": (*VACANT, spawned(2), DropPrepared()),
+    "vacant, frozen": (*FROZEN, exited(2), spawned(3), exited(3), PrepareChild(None)),
+    "stopping, all kinds": (*FROZEN, PrepareChild("newer"), spawned(3), StopChild()),
     "stopping": (*PROMOTED, StopChild()),
     "stopping, spawning": (*SERVING, OVERLAP, StopChild()),
     "stopping, wanted up": (*SERVING, StopChild(), StartChild()),
@@ -482,14 +521,15 @@ def words_about(generation: int) -> list[ChildEvent]:
 
 EVENTS: list[ChildEvent] = [
     *(StartChild(), StopChild(), RestartChild(), OVERLAP, HOLD, DeadlinePassed()),
+    *(PrepareChild("other", mode) for mode in ReplaceMode),
+    *(PrepareChild(None), PromotePrepared(), PromotePrepared(freeze=True), DropPrepared(), EndFrozen()),
     *(word for generation in range(6) for word in words_about(generation)),
 ]
 
 
 def check(child: Child) -> None:
     """What holds in every state."""
-    runs = [run for run in (child.current, child.candidate, *child.leaving) if run is not None]
-    generations = [run.generation for run in runs]
+    generations = [run.generation for run in child.runs]
     assert len(set(generations)) == len(generations)
     assert max(generations, default=0) <= child.generation
     assert (child.current is not None) == (
@@ -499,8 +539,20 @@ def check(child: Child) -> None:
     assert (child.retry_at is not None) == (child.state is ChildState.BACKOFF)
     if child.candidate is not None:
         assert child.candidate.stage in (Stage.SPAWNING, Stage.STARTING)
-    if child.state in (ChildState.OVERLAP, ChildState.HOLD, ChildState.SWAP):
+    if child.state is ChildState.OVERLAP:
         assert child.restart
+    if child.current is not None and child.state is not ChildState.SWAP:
+        assert child.current.release == child.release
+    assert child.frozen is None or child.frozen.stage is Stage.FROZEN
+    if child.prepared is not None:
+        assert child.prepared.stage in (Stage.SPAWNING, Stage.STARTING, Stage.READY, Stage.FROZEN)
+        assert child.preparation is not None and child.preparation.settles is None
+    assert child.state is not ChildState.VACANT or child.prepared is not None
+    if child.preparation is not None and child.preparation.settles is not None:
+        settles = child.find(child.preparation.settles)
+        assert settles is not None and settles.stage is not Stage.FROZEN
+    elif child.preparation is not None and child.prepared is None:
+        assert child.preparation.hold and child.state in (ChildState.HOLD, ChildState.SWAP)
     if child.state is ChildState.STOPPING:
         assert child.leaving
     assert all(run.stage in (Stage.DRAINING, Stage.ENDING) for run in child.leaving)
@@ -542,11 +594,12 @@ def test_a_stop_in_any_state_ends_with_no_process_and_nobody_waiting(name: str) 
     life = Life().play(*LIVES[name], StopChild())
     for run in life.child.leaving:
         if run.started_at is None:
-            assert life(spawned(run.generation)) == [stop(run.generation)]
+            [ends] = life(spawned(run.generation))
+            assert isinstance(ends, StopProcess) and ends.generation == run.generation
         life(exited(run.generation))
     assert life.child.state is ChildState.DOWN
-    assert (life.child.wanted, life.child.leaving) == (Wanted.DOWN, ())
-    assert not life.child.restart
+    assert (life.child.wanted, life.child.runs) == (Wanted.DOWN, ())
+    assert (life.child.restart, life.child.preparation) == (False, None)
 
 
 def test_the_life_of_one_generation_can_be_told_twice_without_effect() -> None:
@@ -575,10 +628,14 @@ class AnyLife(RuleBasedStateMachine):
         self.told_gone: set[int] = set()
         self.serving: int | None = None  # as the relay sees it
         self.waiting = False
+        self.frozen: set[int] = set()
+        self.switching: list[str] = []  # whoever waits for a switch, the newest last
 
     def happen(self, event: ChildEvent) -> None:
         if isinstance(event, RestartChild):
             self.waiting = True
+        if isinstance(event, PrepareChild | PromotePrepared | DropPrepared):
+            self.switching.append(type(event).__name__)
         self.child, effects = step(self.child, event, now=self.now, chance=0.5)
         for effect in effects:
             self.perform(effect)
@@ -590,16 +647,32 @@ class AnyLife(RuleBasedStateMachine):
                 assert self.child.wanted is Wanted.UP
                 self.ordered.add(generation)
                 self.spawning.add(generation)
-            case StopProcess(generation) | KillProcess(generation):
-                assert generation in self.running, "only what runs can be ended"
-            case ChildAttached(generation):
+            case StopProcess(generation):
+                assert generation in self.running - self.frozen, "only what runs can be asked to end"
+            case KillProcess(generation):
+                assert generation in self.running, "only what runs can be killed"
+            case FreezeProcess(generation):
+                assert generation in self.running - self.frozen
+                assert generation != self.serving, "what serves is never frozen"
+                self.frozen.add(generation)
+            case ThawProcess(generation):
+                self.frozen.remove(generation)
+            case ChildAttached(generation, beside):
                 assert generation in self.running
                 self.attached.add(generation)
-                if self.serving is None:
+                if self.serving is None and not beside:
                     self.serving = generation
             case ChildPromoted(generation):
-                assert generation in self.attached - self.told_gone
+                assert generation in self.attached - self.told_gone - self.frozen
                 self.serving = generation
+            case AnswerPrepare():
+                self.answer("PrepareChild")
+            case AnswerPromote():
+                self.answer("PromotePrepared")
+            case AnswerDrop():
+                self.answer("DropPrepared")
+            case AnswerAsker():
+                self.switching.pop()
             case ChildExited(generation):
                 assert generation in self.gone, "only what is gone is told as gone"
                 assert generation not in self.told_gone, "told once"
@@ -609,12 +682,18 @@ class AnyLife(RuleBasedStateMachine):
             case CallsHeld():
                 assert self.serving is not None
             case ChildUnavailable():
-                assert not self.spawning or self.child.wanted is Wanted.DOWN
+                assert self.child.current is None
             case AnswerRestart():
                 assert self.waiting, "answered though nobody asked"
                 self.waiting = False
-            case Notify():
+            case Notify() | Crashed():
                 pass
+            case _:
+                raise AssertionError(effect)
+
+    def answer(self, kind: str) -> None:
+        assert kind in self.switching, "answered though nobody asked"
+        self.switching = [other for other in self.switching if other != kind]
 
     @rule()
     def start(self) -> None:
@@ -627,6 +706,22 @@ class AnyLife(RuleBasedStateMachine):
     @rule(mode=st.sampled_from([None, *ReplaceMode]))
     def restart(self, mode: ReplaceMode | None) -> None:
         self.happen(RestartChild(mode))
+
+    @rule(release=st.sampled_from([None, "a", "b"]), mode=st.sampled_from([None, *ReplaceMode]))
+    def prepare(self, release: str | None, mode: ReplaceMode | None) -> None:
+        self.happen(PrepareChild(release, mode))
+
+    @rule(freeze=st.booleans())
+    def promote(self, freeze: bool) -> None:
+        self.happen(PromotePrepared(freeze=freeze))
+
+    @rule()
+    def drop(self) -> None:
+        self.happen(DropPrepared())
+
+    @rule()
+    def end_frozen(self) -> None:
+        self.happen(EndFrozen())
 
     @precondition(lambda self: self.spawning)
     @rule(data=st.data(), works=st.booleans())
@@ -645,6 +740,7 @@ class AnyLife(RuleBasedStateMachine):
     def exit(self, data: st.DataObject, exit_: Exit) -> None:
         generation = data.draw(st.sampled_from(sorted(self.running)))
         self.running.remove(generation)
+        self.frozen.discard(generation)
         self.gone.add(generation)
         self.happen(exited(generation, exit_))
 
@@ -680,9 +776,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @invariant()
     def every_process_is_known(self) -> None:
-        child = self.child
-        runs = [run for run in (child.current, child.candidate, *child.leaving) if run is not None]
-        assert {run.generation for run in runs} == self.spawning | self.running
+        assert {run.generation for run in self.child.runs} == self.spawning | self.running
 
     @invariant()
     def what_serves_is_what_the_relay_serves_with(self) -> None:
@@ -690,10 +784,19 @@ class AnyLife(RuleBasedStateMachine):
         if self.child.ready:
             assert current is not None
             assert self.serving == current.generation
+            assert current.generation not in self.frozen
 
     @invariant()
     def somebody_waits_exactly_while_the_child_knows_it(self) -> None:
         assert self.waiting == self.child.restart
+        switch, prepared = self.child.preparation, self.child.prepared
+        under_way = prepared is None or prepared.stage in (Stage.SPAWNING, Stage.STARTING)
+        waiting: list[str] = []
+        if switch is not None and switch.settles is None and under_way:
+            waiting = ["PrepareChild"]
+        elif switch is not None and switch.settles is not None:
+            waiting = ["DropPrepared" if switch.dropped else "PromotePrepared"]
+        assert self.switching == waiting
 
     def teardown(self) -> None:
         """From anywhere: a stop ends everything; and a restart then brings it up again."""
@@ -707,7 +810,7 @@ class AnyLife(RuleBasedStateMachine):
             self.gone.add(generation)
             self.happen(exited(generation))
         assert self.child.state is ChildState.DOWN
-        assert (self.child.leaving, self.waiting, self.serving) == ((), False, None)
+        assert (self.child.runs, self.waiting, self.switching, self.serving) == ((), False, [], None)
         self.happen(RestartChild())
         assert self.spawning == {self.child.generation}
 

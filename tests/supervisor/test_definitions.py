@@ -76,6 +76,15 @@ def test_the_nearest_of_three_places_wins(tmp_path: Path, project: Path, near: P
     ]
 
 
+def test_no_other_stands_before_a_workflow_that_mcpkeep_conducts(tmp_path: Path, near: Path) -> None:
+    shipped = write(tmp_path / "shipped" / "praxis_os_upgrade_v1", version="shipped").parent
+    write(near / "praxis_os_upgrade_v1", version="upstream's")
+    write(near / "alias", workflow_type="praxis_os_upgrade_v1", version="an alias")
+    definitions = Definitions(tmp_path / "project", shipped=shipped, now=settled)
+    assert definitions.get("praxis_os_upgrade_v1").version == "shipped"
+    assert [summary.version for summary in definitions.listing().workflows] == ["shipped"]
+
+
 def test_the_older_folder_is_searched_only_without_the_newer(tmp_path: Path) -> None:
     write(tmp_path / ".agent-os" / "workflows" / "old")
     definitions = Definitions(tmp_path, shipped=None, now=settled)

@@ -13,7 +13,7 @@ WITHOUT_MCP = """
 import sys
 sys.modules["mcp"] = None
 from mcpkeep.supervisor.demo import main
-sys.exit(main([]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -23,9 +23,11 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_without_the_extra_it_says_which_pip_command_to_run() -> None:
-    done = run("-c", WITHOUT_MCP)
-    expected = f"mcpkeep demo needs mcp: run `{sys.executable} -m pip install 'mcpkeep[demo]'`\n"
+@pytest.mark.parametrize("words", [[], ["upgrade"]])
+def test_without_the_extra_it_says_which_pip_command_to_run(words: list[str]) -> None:
+    done = run("-c", WITHOUT_MCP, *words)
+    name = " ".join(["mcpkeep demo", *words])
+    expected = f"{name} needs mcp: run `{sys.executable} -m pip install 'mcpkeep[demo]'`\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
@@ -45,4 +47,18 @@ def test_the_demo_keeps_every_promise_it_shows() -> None:
         *("start", "kill -9", "kill -9 again"),
         "restart, overlap",
     ]
+    assert (figures["broken_promises"], figures["left_running"]) == ([], [])
+
+
+@pytest.mark.slow
+def test_the_demo_of_an_upgrade_keeps_every_promise_it_shows() -> None:
+    done = run("-m", "mcpkeep.supervisor", "demo", "upgrade", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    names = [event["event"] for event in figures["events"]]
+    assert [name for name in names if not name.startswith("phase")] == [
+        *("v1.1.0 serves", "v2.0.0 serves", "SIGUSR1: back to v1.1.0"),
+    ]
+    assert len(names) == 9
+    assert [event["failed"] + event["never_answered"] for event in figures["events"]] == [0] * 9
     assert (figures["broken_promises"], figures["left_running"]) == ([], [])

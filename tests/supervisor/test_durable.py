@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from mcpkeep.supervisor.durable import (
     stamp_of,
     write_durably,
 )
+from mcpkeep.supervisor.file_system_sync import sync_file_system
 from tests.faults import Faults
 from tests.powerloss import Recorder, crashes
 
@@ -53,6 +55,29 @@ def test_a_file_that_somebody_else_changed_is_not_overwritten(tmp_path: Path) ->
     with pytest.raises(FileChanged):
         write_durably(target, NEW, expected="absent")
     assert contents(tmp_path) == {"a": b"edited by hand"}
+
+
+def test_a_tree_is_synced_whole_where_only_fsync_can_be_trusted(tmp_path: Path) -> None:
+    synced: list[int] = []
+
+    class Noting(OsCalls):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            synced.append(os.fstat(fd).st_ino)
+
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_bytes(b"1")
+    (tmp_path / "a" / "b" / "file").write_bytes(b"2")
+    (tmp_path / "a" / "link").symlink_to("/etc/hostname")
+    Noting().sync_each(tmp_path)
+    paths = [tmp_path / path for path in ("", "a", "a/file", "a/b", "a/b/file")]
+    assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for /proc")
+def test_a_file_system_that_is_not_known_is_not_trusted_to_sync_as_a_whole(tmp_path: Path) -> None:
+    assert not sync_file_system(Path("/proc"))
+    OsCalls().sync_tree(tmp_path)
 
 
 def test_a_file_that_vanished_is_written_again(tmp_path: Path) -> None:

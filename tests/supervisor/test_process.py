@@ -20,6 +20,7 @@ import pytest
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.errors import SpawnError
 from mcpkeep.protocol.switch import Exit
+from mcpkeep.supervisor.launch import Launch
 from mcpkeep.supervisor.local import LocalHost, LocalProcess
 from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.process import spawn_child
@@ -112,9 +113,8 @@ class World:
         self.run_id = run_id
         self.env = {**os.environ, "ALIVE_PORT": str(liveness.port)}
         self.host = LocalHost(
-            [sys.executable, "-c", ALIVE + program],
+            lambda _release: Launch((sys.executable, "-c", ALIVE + program), self.env),
             cwd="/",
-            env=self.env,
             run_id=run_id,
             relay=self.relay,
             on_stderr_line=self.relay.line,
@@ -145,7 +145,7 @@ def wait_for_death(pid: int) -> None:
 async def running(program: str) -> AsyncGenerator[tuple[World, LocalProcess]]:
     liveness = Liveness()
     world = World(program, run_id=uuid.uuid4().hex, liveness=liveness)
-    process = await world.host.spawn(1)
+    process = await world.host.spawn(1, None)
     try:
         yield world, process
     finally:
@@ -209,7 +209,7 @@ async def test_stop_kills_a_tree_that_left_the_group_and_dropped_the_mark() -> N
     liveness = Liveness()
     world = World(program, run_id=uuid.uuid4().hex, liveness=liveness)
     world.env["SUB"] = ALIVE + "keep = hold(); time.sleep(60)"
-    process = await world.host.spawn(1)
+    process = await world.host.spawn(1, None)
     await liveness.arrived(2)
     with anyio.fail_after(10):
         assert await process.stop(eof_grace=0, term_grace=0) == Exit(signal="SIGKILL")
@@ -251,8 +251,8 @@ async def test_the_descendants_of_another_generation_live_on() -> None:
     liveness = Liveness()
     program = "keep = hold(); sys.stdin.read()"
     world = World(program, run_id=uuid.uuid4().hex, liveness=liveness)
-    old = await world.host.spawn(1)
-    new = await world.host.spawn(2)
+    old = await world.host.spawn(1, None)
+    new = await world.host.spawn(2, None)
     await liveness.arrived(2)
     old.kill()
     assert await exit_of(old) == Exit(signal="SIGKILL")
@@ -350,20 +350,25 @@ for line in sys.stdin: print(line, end="", flush=True)
 
 @pytest.mark.anyio
 async def test_a_child_that_runs_already_is_the_first_generation_and_the_next_is_spawned() -> None:
-    command = [
+    command = (
         sys.executable,
         "-c",
         "import os; print(os.environ['MCPKEEP_RUN'], os.environ['MCPKEEP_GENERATION'])",
-    ]
+    )
     relay = Relay()
     first = spawn_child(command, cwd="/", env=os.environ, run_id="r", generation=1)
     host = LocalHost(
-        command, cwd="/", env=os.environ, run_id="r", relay=relay, on_stderr_line=relay.line, first=first
+        lambda _release: Launch(command, os.environ),
+        cwd="/",
+        run_id="r",
+        relay=relay,
+        on_stderr_line=relay.line,
+        first=first,
     )
-    process = await host.spawn(1)
+    process = await host.spawn(1, None)
     assert process.pid == first.popen.pid
     assert await exit_of(process) == Exit(code=0)
-    assert await exit_of(await host.spawn(2)) == Exit(code=0)
+    assert await exit_of(await host.spawn(2, None)) == Exit(code=0)
     assert bytes(relay.data) == b"r 1\nr 2\n"
 
 
@@ -371,15 +376,19 @@ async def test_a_child_that_runs_already_is_the_first_generation_and_the_next_is
 async def test_a_hundred_children_leave_no_descriptor_and_no_zombie() -> None:
     relay = Relay()
     host = LocalHost(
-        ["true"], cwd="/", env=os.environ, run_id=uuid.uuid4().hex, relay=relay, on_stderr_line=relay.line
+        lambda _release: Launch(("true",), os.environ),
+        cwd="/",
+        run_id=uuid.uuid4().hex,
+        relay=relay,
+        on_stderr_line=relay.line,
     )
-    await exit_of(await host.spawn(0))
+    await exit_of(await host.spawn(0, None))
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
     before = os.listdir("/dev/fd")
     pids: list[int] = []
     for generation in range(1, 101):
-        process = await host.spawn(generation)
+        process = await host.spawn(generation, None)
         pids.append(process.pid)
         assert await exit_of(process) == Exit(code=0)
     await until(lambda: len(os.listdir("/dev/fd")) <= len(before))

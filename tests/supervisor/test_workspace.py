@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from mcpkeep.protocol.errors import ConfigError
+from mcpkeep.protocol.errors import ConfigError, SpawnError
+from mcpkeep.supervisor.launch import launch
+from mcpkeep.supervisor.options import RunOptions, gather_options
 from mcpkeep.supervisor.workspace import (
     KnownServer,
     StateFolder,
@@ -177,3 +179,86 @@ def test_a_half_installed_praxis_server_is_not_recognised(tmp_path: Path) -> Non
     server = recognise_server(str(tmp_path))
     assert server is not None
     assert server.command[0] == str(tmp_path / ".agent-os/venv/bin/python")
+
+
+def make_release(base: Path, name: str, source: str = TAKES_TRANSPORT) -> Path:
+    folder = base / ".mcpkeep/releases" / name
+    install(folder, source)
+    (folder / "release.json").touch()
+    return folder
+
+
+@pytest.mark.parametrize("base", [".praxis-os", ".agent-os"])
+def test_the_current_release_is_run_and_not_the_live_folder(tmp_path: Path, base: str) -> None:
+    root = tmp_path / base
+    install(root, TAKES_NONE)
+    folder = make_release(root, "one")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    assert recognise_server(str(tmp_path)) == KnownServer(
+        (str(folder / "venv/bin/python"), "-m", "mcp_server", "--transport", "dual"),
+        {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"},
+        release="one",
+    )
+
+
+@pytest.mark.parametrize("missing", ["release.json", "mcp_server/__main__.py", "venv/bin/python", "."])
+def test_a_current_release_that_is_not_whole_gives_way_to_the_live_folder_with_a_warning(
+    tmp_path: Path, missing: str
+) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    folder = make_release(root, "one")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    folder.rename(tmp_path / "moved") if missing == "." else (folder / missing).unlink()
+    server = recognise_server(str(tmp_path))
+    assert server is not None
+    assert (server.command[0], server.release) == (str(root / "venv/bin/python"), None)
+    current = root / ".mcpkeep/current"
+    assert server.warning == (
+        f"{current} names 'one', which is no whole release; the server runs from {root}"
+    )
+
+
+def options(workspace: Path, *words: str) -> RunOptions:
+    home = str(workspace / "home")
+    return gather_options(words, environ={"HOME": home, "PATH": "/bin"}, cwd=str(workspace))
+
+
+def test_each_start_of_a_release_looks_it_up_anew(tmp_path: Path) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    (tmp_path / "mcpkeep.toml").write_text('[child]\nenv = { COLOUR = "blue" }\n')
+    chosen = options(tmp_path)
+    assert (chosen.release, chosen.base) == (None, str(root))
+    assert launch(chosen, None).command == chosen.command
+    with pytest.raises(SpawnError, match="release 'one' is not whole, or not in "):
+        launch(chosen, "one")
+    folder = make_release(root, "one")
+    started = launch(chosen, "one")
+    assert started.command[0] == str(folder / "venv/bin/python")
+    assert (started.env["PYTHONPATH"], started.env["COLOUR"]) == (str(folder), "blue")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    again = options(tmp_path)
+    assert again.release == "one" and launch(again, again.release) == started
+
+
+def test_a_release_of_another_kind_of_server_is_refused(tmp_path: Path) -> None:
+    install(tmp_path / ".praxis-os", TAKES_TRANSPORT)
+    with pytest.raises(SpawnError, match="not in this workspace, which has no prAxIs OS"):
+        launch(options(tmp_path, "--", "other-server"), "one")
+
+
+def test_an_index_without_metadata_is_removed_before_a_start_and_no_other(tmp_path: Path) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    index = root / ".cache/vector_index"
+    (index / "data").mkdir(parents=True)
+    launch(options(tmp_path, "--", "other-server"), None)
+    launch(options(tmp_path), None, alone=False)
+    assert index.exists()
+    launch(options(tmp_path), None)
+    assert not index.exists()
+    index.mkdir()
+    (index / "metadata.json").touch()
+    launch(options(tmp_path), None)
+    assert [entry.name for entry in index.iterdir()] == ["metadata.json"]

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 
 from mcpkeep.protocol.relay.call import HELD
 from mcpkeep.protocol.relay.health import HealthSettings
+from mcpkeep.protocol.relay.output import OwnAnswered
 from mcpkeep.protocol.relay.relay import Relay, RelaySettings
 from mcpkeep.protocol.relay.tools import ToolCalled, ToolResult
 from mcpkeep.protocol.switch import (
@@ -24,9 +25,11 @@ from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
     ChildExited,
+    ChildFrozen,
     ChildPromoted,
     ChildReady,
     ChildRefused,
+    ChildThawed,
     ChildUnavailable,
     ChildWedged,
     Exit,
@@ -110,6 +113,8 @@ class RelayMachine(RuleBasedStateMachine):
         self.stale = False
         # The child actor.
         self.children: dict[int, Child] = {}
+        self.asleep: dict[int, Child] = {}
+        """Frozen ones."""
         self.generation = 0
         self.current: int | None = None
         self.candidate: int | None = None
@@ -117,6 +122,9 @@ class RelayMachine(RuleBasedStateMachine):
         self.drained: set[int] = set()
         self.holding = False
         self.tool_calls: set[int | str] = set()
+        # Ourselves.
+        self.ours: dict[str, int] = {}
+        """Requests of our own that nobody has answered, by the child; 0 is the client."""
 
     # What goes out
 
@@ -146,6 +154,8 @@ class RelayMachine(RuleBasedStateMachine):
                     self.drained.add(generation)
                 case ChildRefused() | ChildWedged():
                     assert isinstance(effect, ChildWedged), effect
+                case OwnAnswered(id_):
+                    del self.ours[id_]
                 case ToolCalled(call):
                     self.tool_calls.add(call.id)
                 case _:
@@ -172,6 +182,8 @@ class RelayMachine(RuleBasedStateMachine):
         method = message.get("method")
         if method is None:
             self.answered(message)
+        elif message.get("id") in self.ours:
+            assert (method, message["params"]) == ("roots/list", {"why": 1})
         elif "id" in message:
             assert isinstance(message["id"], str) and not message["id"].isdigit()
             assert message["id"] not in self.asked_ever, "an id was used twice"
@@ -313,6 +325,22 @@ class RelayMachine(RuleBasedStateMachine):
         assert self.relay.output.child == {}
         self.flush()
 
+    @precondition(lambda self: self.ours)
+    @rule(pick=ANY, junk=st.booleans())
+    def client_answers_us(self, pick: int, junk: bool) -> None:
+        ids = [id_ for id_, whom in self.ours.items() if whom == 0]
+        if ids:
+            id_ = ids[pick % len(ids)]
+            if junk:
+                self.relay.from_client(
+                    [b'{"jsonrpc":"2.0","id":"%s","result":NaN}\n' % id_.encode()], self.now
+                )
+                self.relay.output.client.clear()  # it is told, too
+                self.flush()
+            else:
+                self.say(result(id_))
+            assert id_ not in self.ours
+
     @precondition(lambda self: self.sent_initialized)
     @rule()
     def client_changes_roots(self) -> None:
@@ -355,6 +383,10 @@ class RelayMachine(RuleBasedStateMachine):
             assert message["result"]["for"] == child.generation, "an answer to another child's request"
         elif method == "notifications/initialized":
             child.ready_for_requests = True
+        elif method == "notifications/cancelled":
+            asked = child.open.get(message["params"]["requestId"])
+            if asked is not None and asked["method"] == "subscriptions/listen":
+                del child.open[message["params"]["requestId"]]
         elif "id" in message:
             assert message["id"] not in child.open, "an id is in use twice"
             child.open[message["id"]] = message
@@ -453,7 +485,8 @@ class RelayMachine(RuleBasedStateMachine):
     @rule(generation=st.sampled_from([0, -1, 10_000]))
     def a_stranger_speaks(self, generation: int) -> None:
         messages = [line(result(id_)) for id_ in self.waiting]
-        self.relay.from_child(generation, [*messages, line(notice("notifications/message"))], self.now)
+        for stranger in (generation, *self.asleep):
+            self.relay.from_child(stranger, [*messages, line(notice("notifications/message"))], self.now)
         assert (self.relay.output.client, self.relay.output.child) == ([], {})
 
     # The child actor
@@ -463,23 +496,87 @@ class RelayMachine(RuleBasedStateMachine):
         self.flush()
 
     @precondition(lambda self: self.candidate is None and not self.holding)
-    @rule(tools=st.integers(0, 2))
-    def attach(self, tools: int) -> None:
+    @rule(tools=st.integers(0, 2), beside=st.booleans())
+    def attach(self, tools: int, beside: bool = False) -> None:
         if self.current is not None and len(self.children) > 3:
             return
         self.generation += 1
         child = self.children[self.generation] = Child(self.generation, TOOLS[tools])
-        if self.current is None:
+        if self.current is None and not beside:
             self.current = self.generation
         else:
             self.candidate = self.generation
-        self.order(ChildAttached(child.generation))
+        self.order(ChildAttached(child.generation, beside))
+
+    def former(self) -> list[int]:
+        """Those that served; the session is open with each."""
+        links = self.relay._succession.links  # pyright: ignore[reportPrivateUsage]
+        return [g for g in self.children if g not in (self.current, self.candidate) and links[g].is_ready]
+
+    @precondition(lambda self: self.told and self.former())
+    @rule(pick=ANY)
+    def freeze(self, pick: int) -> None:
+        former = self.former()
+        child = self.children.pop(former[pick % len(former)])
+        self.asleep[child.generation] = child
+        self.drained.discard(child.generation)
+        before = set(self.waiting)
+        at = {id_ for id_, call in self.relay.calls.table.items() if call.generation == child.generation}
+        self.order(ChildFrozen(child.generation, child.sent))
+        assert before - set(self.waiting) <= at, "only what it had may be answered"
+        assert child.generation not in self.asked.values(), "what it asked is cancelled"
+        assert child.generation not in self.ours.values(), "what it was asked is answered"
+
+    @precondition(lambda self: self.asleep and self.candidate is None)
+    @rule(pick=ANY, dies=st.booleans())
+    def wake(self, pick: int, dies: bool) -> None:
+        generation = list(self.asleep)[pick % len(self.asleep)]
+        child = self.asleep.pop(generation)
+        if dies:
+            self.order(ChildExited(generation, Exit(code=1), child.sent))
+            assert self.relay.output.client == []
+        else:
+            self.children[generation] = child
+            self.order(ChildThawed(generation))
+            self.candidate = generation
+            self.ready.add(generation)
+            self.promote()
+
+    @precondition(lambda self: self.children)
+    @rule(pick=ANY)
+    def we_ask_a_child(self, pick: int) -> None:
+        generation = self.pick(pick).generation
+        id_ = self.relay.own_requests.ask_child(generation, "tools/call", {"name": "safe"})
+        if id_ is not None:
+            self.ours[id_] = generation
+        self.flush()
+
+    @rule()
+    def we_ask_the_client(self) -> None:
+        id_ = self.relay.own_requests.ask_client("roots/list", {"why": 1})
+        assert (id_ is not None) == (self.sent_initialized and not self.modern)
+        if id_ is not None:
+            self.ours[id_] = 0
+        self.flush()
+
+    @precondition(lambda self: self.ours)
+    @rule(pick=ANY)
+    def we_give_up(self, pick: int) -> None:
+        id_ = list(self.ours)[pick % len(self.ours)]
+        del self.ours[id_]
+        self.relay.own_requests.give_up(id_)
+        frames = [self.relay.output.client, *self.relay.output.child.values()]
+        [cancelled] = [frame for to in frames for frame in to]
+        assert msgspec.json.decode(cancelled)["params"] == {"requestId": id_}
+        self.relay.output.client.clear()
+        self.flush()
 
     @precondition(lambda self: self.candidate is not None and self.candidate in self.ready)
     @rule()
     def promote(self) -> None:
         assert self.candidate is not None
         self.current, self.candidate = self.candidate, None
+        self.holding = False
         self.order(ChildPromoted(self.current))
 
     @precondition(lambda self: self.current in self.ready and self.candidate is None and not self.holding)
@@ -576,11 +673,14 @@ class RelayMachine(RuleBasedStateMachine):
                     self.reply(child, id_)
             for id_ in list(self.asked):
                 self.say(result(id_, {"for": self.asked.pop(id_)}))
+            for id_ in [id_ for id_, whom in self.ours.items() if whom == 0]:
+                self.say(result(id_))
         for generation in sorted(self.drained):
             self.exit(self.children[generation], 0, planned=True)
         assert self.current is not None and list(self.children) == [self.current]
         listens = {id_ for id_, asked in self.waiting.items() if asked["method"] == "subscriptions/listen"}
         assert set(self.waiting) == listens == set(self.relay.calls.table)
+        assert self.ours == {}
         self.at_rest(self.children[self.current])
 
     def at_rest(self, child: Child) -> None:

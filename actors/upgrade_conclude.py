@@ -1,0 +1,106 @@
+"""Phase 5 of an upgrade: the records, the baseline, what is not needed any more, the lock."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, INSTALL_LIMIT, Context
+from mcpkeep.actors.upgrade_world import UpgradeWorld
+from mcpkeep.protocol.upgrade.backup import RemoveOldBackups
+from mcpkeep.protocol.upgrade.evidence import Phase5Evidence
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.places import BASES, RECORDS
+from mcpkeep.protocol.upgrade.products import Closed, Merged, Prepared, Switched, Validated
+from mcpkeep.protocol.upgrade.record_texts import log_entry, summary_section
+from mcpkeep.protocol.upgrade.release import InstallRefused, PruneReleases
+from mcpkeep.protocol.upgrade.report import history_line, report_upgrade
+
+__all__ = ["conclude", "needed_releases", "prune"]
+
+
+async def conclude(
+    context: Context,
+    prepared: Prepared,
+    merged: Merged,
+    switched: Switched,
+    validated: Validated,
+    *,
+    seconds: Mapping[int, float],
+    started_at: datetime,
+    by: str,
+) -> tuple[Phase5Evidence, Closed]:
+    """Phase 5: close the upgrade. What it cannot do is told; the new version stays in any case."""
+    world, warnings = context.world, list[str]()
+    context.step("renewing the baseline")
+    await world.contents.renew_baseline(merged.plan, context.session_id)
+    context.step("removing what is not needed any more")
+    removed = await world.backups.ask(
+        RemoveOldBackups(context.settings.keep, needed=(prepared.backup_id,)), within=BACKUP_LIMIT
+    )
+    warnings += await prune(world)
+    context.step("writing the report")
+    committed = False
+    if context.settings.git_commit:
+        committed = await _commit(context, merged, warnings)
+    report = report_upgrade(
+        context.session_id,
+        by=by,
+        prepared=prepared,
+        merged=merged,
+        switched=switched,
+        validated=validated,
+        seconds=seconds,
+        started_at=started_at,
+        ended_at=world.now(),
+        warnings=warnings,
+        git_committed=committed,
+    )
+    applied = merged.applied
+    entry = log_entry(
+        report.new.version,
+        report.ended_at,
+        new=applied.new_files,
+        updated=applied.updated_files,
+        resolved=applied.conflicts_resolved,
+    )
+    await world.records.write_records(log_entry=entry, summary=summary_section(report))
+    summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}", report.to_markdown())
+    await world.records.log_line(history_line(report))
+    await world.lock.release()
+    evidence = Phase5Evidence(
+        lock_released=world.lock.owner() is None,
+        old_backups_archived=len(removed.removed),
+        upgrade_summary=summary,
+        installation_summary_updated=True,
+        update_log_appended=True,
+        git_changes_committed=committed,
+    )
+    return evidence, Closed(summary=summary, warnings=tuple(warnings))
+
+
+async def _commit(context: Context, merged: Merged, warnings: list[str]) -> bool:
+    world, applied = context.world, merged.applied
+    paths = [f"{BASES[0]}/{path}" for path in (*applied.written, *applied.removed, *RECORDS)]
+    try:
+        return await world.records.commit(paths, f"Upgrade prAxIs OS to {merged.plan.source_version}")
+    except UpgradeFailed as failed:
+        warnings.append(f"the git commit failed: {failed}")
+        return False
+
+
+async def needed_releases(world: UpgradeWorld) -> tuple[str, ...]:
+    """The current release, the former, and those of the newest changes: none of them is ever removed."""
+    target = await world.targets.inspect()
+    records = (await world.changes.records())[-2:]
+    found = [target.current_release, world.live.release, world.live.frozen()]
+    found += [release for record in records for release in (record.from_release, record.to_release)]
+    return tuple(dict.fromkeys(release for release in found if release is not None))
+
+
+async def prune(world: UpgradeWorld) -> tuple[str, ...]:
+    """Remove releases, venvs and changes that nobody goes back to; what could not be, in words."""
+    needed = await needed_releases(world)
+    pruned = await world.installer.ask(PruneReleases(needed), within=INSTALL_LIMIT)
+    if isinstance(pruned, InstallRefused):
+        return (f"old releases could not be removed: {pruned.reason}",)
+    await world.changes.prune(needed)
+    return pruned.warnings

@@ -1,0 +1,66 @@
+"""The report of a rollback: what called for it, and what became of each file."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from mcpkeep.protocol.upgrade.markdown import bullets, code, plain, section, table, time, timed
+
+__all__ = ["RollbackReport"]
+
+
+class RollbackReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollback."""
+
+    session_id: str
+    by: str
+    """What called for it: `mcpkeep rollback`, `SIGUSR1`, `probation`, or the failure it follows."""
+    from_release: str | None
+    to_release: str
+    started_at: datetime
+    ended_at: datetime
+    steps: Mapping[str, float] = {}
+    """Seconds by step, in their order."""
+    restored: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    kept_aside: Mapping[str, str] = {}
+    """By path: where the restored version lies that gave way to the user's."""
+    warnings: tuple[str, ...] = ()
+
+    def to_markdown(self) -> str:
+        """The whole report."""
+        lines = [
+            f"# Rollback to {plain(self.to_release)}",
+            "",
+            f"Made from {time(self.started_at)} to {time(self.ended_at)}, session {code(self.session_id)}.",
+            "",
+            *table(
+                ("", ""),
+                (
+                    ("called for by", plain(self.by)),
+                    ("left", "unknown" if self.from_release is None else code(self.from_release)),
+                    ("serves again", code(self.to_release)),
+                ),
+            ),
+        ]
+        for title, paths in (
+            ("Restored", self.restored),
+            ("Merged: what the upgrade had changed is out, what you edited since is in", self.merged),
+            ("Kept: yours, edited or made since", self.kept),
+        ):
+            lines += section(f"{title} ({len(paths)})", bullets(map(code, paths)))
+        lines += section(
+            "To settle by hand: yours stands, the restored version lies aside",
+            bullets(
+                (f"{code(path)}: {code(aside)}" for path, aside in sorted(self.kept_aside.items())), most=200
+            ),
+        )
+        lines += section("Worth knowing", bullets(map(plain, self.warnings), most=100))
+        if self.steps:
+            lines += section("Time", table(("step", "seconds"), timed(self.steps.items())))
+        lines += section(
+            "How to go forward again", [f"- {code('mcpkeep upgrade')}, once the cause is mended"]
+        )
+        return "\n".join(lines) + "\n"

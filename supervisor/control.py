@@ -1,0 +1,213 @@
+"""The control socket: how commands in a terminal, and other windows, reach the mcpkeep of a workspace.
+
+A Unix socket for its owner only. Its holder is whoever has the flock beside it; `pid` names that process.
+"""
+
+import os
+import stat
+import tempfile
+import threading
+import zlib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import msgspec
+from anyio.abc import SocketStream, TaskStatus
+
+from mcpkeep.protocol.control import (
+    Answered,
+    Ask,
+    ControlError,
+    Frames,
+    FromServer,
+    NotAnswered,
+    Stepped,
+    encode_frame,
+)
+from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
+from mcpkeep.supervisor.writer_lock import WriterLock
+
+__all__ = ["Answering", "Holder", "ask_holder", "serve_control", "socket_path"]
+
+CONNECT_LIMIT = 5.0
+"""Seconds to connect, and to send or take the question."""
+
+_PATH_LIMIT = 100
+"""Bytes of a socket's path that every system takes: macOS allows 103, Linux 107."""
+
+_CHUNK = 65536
+
+Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
+"""Answers a question, telling session and step on the way."""
+
+
+def socket_path(own: Path) -> Path:
+    """Where the socket of this folder of mcpkeep's is; in a folder of the user's where that is too long."""
+    path = own / "control.sock"
+    if len(os.fsencode(path)) <= _PATH_LIMIT:
+        return path
+    key = f"{zlib.crc32(os.fsencode(os.path.realpath(own))):08x}"
+    return Path(tempfile.gettempdir(), f"mcpkeep-{os.getuid()}", f"{key}.sock")
+
+
+class Holder:
+    """Whether this process is the one that signals and commands go to."""
+
+    def __init__(self, own: Path, *, who: str) -> None:
+        self._own = own
+        self._who = who
+        self._lock = WriterLock(own / "holder", who=who)
+
+    def try_to_hold(self) -> bool:
+        """Become the holder unless another process is; then `pid` names this process. Raises OSError."""
+        if not self._lock.acquire():
+            return False
+        temp = self._own / f".pid.{os.getpid()}.tmp"
+        temp.write_text(f"{os.getpid()}\n", encoding="ascii")
+        os.replace(temp, self._own / "pid")
+        return True
+
+    def pid(self) -> int | None:
+        """The holder's process; None where there is none alive."""
+        owner = self._lock.owner()
+        return owner.pid if owner is not None and owner.is_alive() else None
+
+    async def hold(self) -> None:
+        """Wait until this process is the holder, without waking up meanwhile. Raises OSError."""
+        token = anyio.lowlevel.current_token()
+        while not self.try_to_hold():
+            freed = anyio.Event()
+
+            def wait(freed: anyio.Event = freed) -> None:
+                with suppress(OSError):
+                    self._lock.wait()
+                with suppress(RuntimeError):  # the loop has ended
+                    anyio.from_thread.run_sync(freed.set, token=token)
+
+            # A daemon: nothing interrupts a thread in flock, and nobody needs it at the end.
+            threading.Thread(target=wait, name="holder", daemon=True).start()
+            await freed.wait()
+
+    def release(self) -> None:
+        """Let another process be the holder."""
+        if self._lock.held:
+            with suppress(OSError):
+                os.unlink(self._own / "pid")
+        self._lock.release()
+
+
+async def serve_control(
+    path: Path, answering: Answering, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer questions until cancelled. A question whose asker leaves is worked on to its end.
+
+    Raises:
+        OSError: the socket cannot be made.
+        ControlError: its folder belongs to somebody else.
+    """
+    _private_folder(path.parent)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    former = os.umask(0o177)
+    try:
+        listener = await anyio.create_unix_listener(path)
+    finally:
+        os.umask(former)
+    try:
+        async with listener, anyio.create_task_group() as tasks:
+            task_status.started()
+
+            async def answer(stream: SocketStream) -> None:
+                async with stream:
+                    await _answer_one(stream, answering)
+
+            await listener.serve(answer, task_group=tasks)
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+async def ask_holder(
+    path: Path, question: UpgradeMessage, *, on_step: Callable[[str, str], None]
+) -> UpgradeAnswer:
+    """Ask the mcpkeep of the workspace, for as long as it takes.
+
+    Raises:
+        OSError: nobody listens there.
+        ControlError: it does not answer in this language, or went away before it did.
+    """
+    with anyio.fail_after(CONNECT_LIMIT):
+        stream = await anyio.connect_unix(path)
+    frames = Frames(msgspec.msgpack.Decoder(FromServer))
+    async with stream:
+        await stream.send(encode_frame(Ask(question)))
+        while True:
+            try:
+                data = await stream.receive(_CHUNK)
+            except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+                raise ControlError(
+                    "mcpkeep went away before it answered; its report says how far it came"
+                ) from error
+            for frame in frames.feed(data):
+                match frame:
+                    case Stepped():
+                        on_step(frame.session_id, frame.step)
+                    case Answered():
+                        return frame.answer
+                    case NotAnswered():
+                        raise ControlError(frame.reason)
+
+
+async def _answer_one(stream: SocketStream, answering: Answering) -> None:
+    send, receive = anyio.create_memory_object_stream[Stepped](256)
+
+    def step(session_id: str, name: str) -> None:
+        with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            send.send_nowait(Stepped(session_id, name))
+
+    async def tell() -> None:
+        async for stepped in receive:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send(encode_frame(stepped))
+
+    try:
+        with anyio.fail_after(CONNECT_LIMIT):
+            question = await _question(stream)
+    except (ControlError, TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        await _send(stream, NotAnswered(f"the question could not be read: {error}"))
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tell)
+        try:
+            reply: msgspec.Struct = Answered(await answering(question, step))
+        except Exception as error:
+            reply = NotAnswered(f"mcpkeep failed: {type(error).__name__}: {error}")
+        send.close()
+    receive.close()
+    await _send(stream, reply)
+
+
+async def _question(stream: SocketStream) -> UpgradeMessage:
+    frames = Frames(msgspec.msgpack.Decoder(Ask))
+    while True:
+        for ask in frames.feed(await stream.receive(_CHUNK)):
+            return ask.question
+
+
+async def _send(stream: SocketStream, message: msgspec.Struct) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await stream.send(encode_frame(message))
+
+
+def _private_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ControlError(f"{folder} is not a folder of yours; remove it")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        os.chmod(folder, 0o700)

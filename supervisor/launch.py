@@ -1,0 +1,44 @@
+"""How the server is started: as configured, or of a release; looked up anew before each start.
+
+Light to import: the first child is started before anything slow is imported.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcpkeep.protocol.errors import SpawnError
+from mcpkeep.supervisor.workspace import clear_index, release_server
+
+if TYPE_CHECKING:
+    from mcpkeep.supervisor.options import RunOptions
+
+__all__ = ["Launch", "launch"]
+
+
+class Launch(NamedTuple):
+    """How one server is started."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    """The whole environment, but for the run's mark."""
+
+
+def launch(options: "RunOptions", release: str | None, *, alone: bool = True) -> Launch:
+    """How the release is started, or with None the command as configured.
+
+    Where no other server of ours runs (`alone`), what a killed index build left is removed on the way: a
+    server takes it for an index, and never builds another.
+
+    Raises:
+        SpawnError: the release is not there, or not whole.
+    """
+    if options.base is not None and alone:
+        clear_index(options.base)
+    if release is None:
+        return Launch(options.command, {**os.environ, **options.env})
+    server = release_server(options.base, release) if options.base is not None else None
+    if server is None:
+        where = options.base or "this workspace, which has no prAxIs OS"
+        raise SpawnError(release, f"release {release!r} is not whole, or not in {where}")
+    return Launch(server.command, {**os.environ, **server.env, **options.settings.child.env})

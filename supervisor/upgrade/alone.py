@@ -1,0 +1,56 @@
+"""Upgrades where no mcpkeep runs: the actor lives for one question, and a server is booted only to be tried."""
+
+import os
+import secrets
+from collections.abc import Callable
+
+import anyio.to_thread
+
+from mcpkeep.protocol.config import resolve
+from mcpkeep.protocol.upgrade.request import GetBackups, GetReport, MakePlan, UpgradeAnswer, UpgradeMessage
+from mcpkeep.supervisor.config import find_config, read_config
+from mcpkeep.supervisor.orphans import Watcher
+from mcpkeep.supervisor.session_marks import mark_session_rolled_back
+from mcpkeep.supervisor.upgrade.direct import DirectServer
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.world import (
+    ask_upgrade,
+    make_parts,
+    recover_installation,
+    running_upgrades,
+)
+
+__all__ = ["answer_alone"]
+
+
+async def answer_alone(
+    layout: Layout, question: UpgradeMessage, *, on_step: Callable[[str, str], None]
+) -> UpgradeAnswer:
+    """Answer one question on the workspace itself; what was interrupted before is recovered first."""
+    path, _ = find_config(str(layout.workspace))
+    settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
+    parts = make_parts(layout)
+    said: tuple[str, ...] = ()
+    if not isinstance(question, MakePlan | GetBackups | GetReport):  # these change nothing
+        said = (await anyio.to_thread.run_sync(recover_installation, parts)).said
+        for sentence in said:
+            on_step("", sentence)
+    run_id = secrets.token_hex(16)
+    watcher = Watcher(run_id)
+    try:
+        async with (
+            DirectServer(layout, run_id=run_id) as live,
+            running_upgrades(
+                parts,
+                settings.upgrade,
+                live=live,
+                run_id=run_id,
+                recovered=said,
+                notify=lambda notify: on_step("", notify.text),
+                mark_rolled_back=mark_session_rolled_back(layout.workspace),
+            ) as upgrade,
+        ):
+            with upgrade.listen(on_step):
+                return await ask_upgrade(upgrade, question)
+    finally:
+        watcher.close()

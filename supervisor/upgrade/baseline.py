@@ -1,0 +1,116 @@
+"""baseline/: upstream's bytes of what was last installed, by installed path; replaced as a whole."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, Part
+from mcpkeep.protocol.upgrade.plan import Plan
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
+from mcpkeep.supervisor.upgrade.apply import PlanContents
+from mcpkeep.supervisor.upgrade.copying import Check, remove_tree
+from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
+from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.staging import copy_content, discard
+
+__all__ = ["exchange_baseline", "renew_baseline", "settle_baseline"]
+
+
+def renew_baseline(
+    layout: Layout, plan: Plan, session_id: str, *, calls: FileCalls = OS_CALLS, check: Check = lambda: None
+) -> None:
+    """Make baseline/ upstream's version of each planned file, whatever was decided about it, durably.
+
+    The former one is kept with the session's change, for the way back. A half of the installation (content,
+    or code) that the plan has no file of keeps its baseline. Raises UpgradeFailed, and the former one stands.
+    """
+    new = _new(layout)
+    with disk_failure("renewing the baseline"):
+        make_folders(layout.own, calls=calls)
+        settle_baseline(layout, calls=calls)
+        try:
+            calls.mkdir(new)
+            _fill(layout, plan, new, calls, check)
+            calls.sync_tree(new)
+            _replace(layout, new, session_id, calls)
+        except BaseException:
+            discard(new, calls)
+            raise
+
+
+def exchange_baseline(
+    layout: Layout, session_id: str, undone: Sequence[str], *, calls: FileCalls = OS_CALLS
+) -> None:
+    """Bring back the baseline from before the first of the changes `undone`; the present one is kept with
+    the change of `session_id`. Nothing where none of them renewed it. Raises UpgradeFailed.
+    """
+    with disk_failure("bringing the baseline back"):
+        settle_baseline(layout, calls=calls)
+        kept = next((path for one in undone if (path := _kept(layout, one)).is_dir()), None)
+        # Where the present one is kept already, it has been done: another's would be the wrong one.
+        if kept is not None and not _kept(layout, session_id).is_dir():
+            _replace(layout, kept, session_id, calls)
+
+
+def settle_baseline(layout: Layout, *, calls: FileCalls = OS_CALLS) -> None:
+    """Finish or take back a replacement that was interrupted. Raises OSError."""
+    for old in layout.own.glob(f"{layout.baseline.name}.*.old"):
+        if os.path.lexists(layout.baseline):
+            _keep(layout, old, calls)
+        else:
+            calls.rename(old, layout.baseline)
+            calls.fsync_folder(layout.own)
+    remove_tree(_new(layout), calls=calls)
+
+
+def _replace(layout: Layout, new: Path, session_id: str, calls: FileCalls) -> None:
+    old = layout.baseline.with_name(f"{layout.baseline.name}.{session_id}.old")
+    if layout.baseline.is_dir():
+        calls.rename(layout.baseline, old)
+    else:
+        # That there was none is kept too.
+        calls.mkdir(old)
+    try:
+        calls.rename(new, layout.baseline)
+    except OSError:
+        calls.rename(old, layout.baseline)
+        raise
+    calls.fsync_folder(layout.own)
+    _keep(layout, old, calls)
+
+
+def _keep(layout: Layout, old: Path, calls: FileCalls) -> None:
+    """Put the former baseline to the change that replaced it first, if that is kept."""
+    session_id = old.name.removeprefix(f"{layout.baseline.name}.").removesuffix(".old")
+    kept = _kept(layout, session_id)
+    if not kept.parent.is_dir() or kept.is_dir():
+        discard(old, calls)
+    else:
+        calls.rename(old, kept)
+        calls.fsync_folder(kept.parent)
+
+
+def _kept(layout: Layout, session_id: str) -> Path:
+    return layout.change(session_id) / "baseline"
+
+
+def _new(layout: Layout) -> Path:
+    return layout.baseline.with_name(f"{layout.baseline.name}.new")
+
+
+def _fill(layout: Layout, plan: Plan, new: Path, calls: FileCalls, check: Check) -> None:
+    tree = GuardedTree(new, calls=calls)
+    for half in (CONTENT_PARTS, CODE_PARTS):
+        if layout.baseline.is_dir() and not any(_is_in(file.path, half) for file in plan.files):
+            below = tuple(part.installed for part in half)
+            copy_content(layout.baseline, new, below=below, calls=calls, check=check)
+    for batch, blobs in PlanContents(layout, plan).batches(file for file in plan.files if file.upstream):
+        for file in batch:
+            check()
+            assert file.upstream is not None
+            tree.write(file.path, blobs[file.upstream.oid], file.upstream.mode)
+
+
+def _is_in(path: str, parts: tuple[Part, ...]) -> bool:
+    return any(path.startswith(f"{part.installed}/") for part in parts)

@@ -1,0 +1,60 @@
+"""The Changes of the upgrade actor: the synchronous parts, in a worker thread of their own."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from mcpkeep.protocol.upgrade.backup import Verification
+from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.changes import ChangeFiles
+from mcpkeep.supervisor.upgrade.installed import find_damage, verify_installed
+from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+
+__all__ = ["ThreadedChanges"]
+
+T = TypeVar("T")
+
+
+class ThreadedChanges:
+    """One call at a time; a call that has begun is not abandoned where its caller is cancelled."""
+
+    def __init__(self, files: ChangeFiles, *, calls: FileCalls = OS_CALLS) -> None:
+        self._files = files
+        self._calls = calls
+        self._limiter = anyio.CapacityLimiter(1)
+
+    async def prepare(self, order: ChangeOrder) -> None:
+        await self._run(lambda: self._files.prepare(order))
+
+    async def swap_first(self, order: ChangeOrder) -> None:
+        await self._run(lambda: self._files.swap_first(order))
+
+    async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+        return await self._run(lambda: self._files.swap_rest(order))
+
+    async def settle(self, session_id: str) -> None:
+        await self._run(lambda: self._files.settle(session_id))
+
+    async def undo(self, session_id: str) -> tuple[str, ...]:
+        return await self._run(lambda: self._files.undo(session_id))
+
+    async def records(self) -> tuple[ChangeRecord, ...]:
+        return await self._run(self._files.records)
+
+    async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
+        return await self._run(lambda: plan_rollback(self._files, session_id, to, calls=self._calls))
+
+    async def damaged(self) -> tuple[str, ...]:
+        return await self._run(lambda: find_damage(self._files))
+
+    async def restored_verification(self, release_id: str) -> Verification:
+        return await self._run(lambda: verify_installed(self._files, release_id))
+
+    async def prune(self, keep: Sequence[str]) -> None:
+        await self._run(lambda: self._files.prune(keep))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)

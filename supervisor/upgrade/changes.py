@@ -1,0 +1,494 @@
+"""The live tree's change to another release, in two journalled groups of steps, and their taking back.
+
+    changes/<session>/order.json       prepared                 new/    what is installed, as copies
+                      change.json      made                     old/    what stood there, as the old inodes
+                      server_state.json                         index/  the old index where no release has it
+
+At every instant either the journal says which group is under way, or one version stands whole.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeOrder, ChangeRecord
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.journal import FIRST, REST, Done, Intent, Undone
+from mcpkeep.protocol.upgrade.places import BASES, INDEX, OWN, VENV
+from mcpkeep.protocol.upgrade.release import Release
+from mcpkeep.protocol.upgrade.step import PointLink, PutFile, RenameInstallation, Step, SwapFolder, TakeFile
+from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, remove_file, write_durably
+from mcpkeep.supervisor.upgrade.journal import JournalFiles, require_session_id
+from mcpkeep.supervisor.upgrade.layout import Layout, standing
+from mcpkeep.supervisor.upgrade.live_files import (
+    copy_file,
+    digest,
+    make_missing,
+    remove_tree,
+    require_inside,
+)
+from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
+from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, undo
+from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried, sync_tree
+
+__all__ = ["ChangeFiles", "index_place"]
+
+_SCRIPTS = "scripts/"
+_CARRIED = "carried.json"
+"""What of the old index was linked into the new one, while the former server may read it."""
+
+_LATE = "late"
+"""Below conflicts/<session>/: what gave way to an edit that was made during the swap itself."""
+
+
+class ChangeFiles:
+    """The changes of one installation. For one thread at a time."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        journals: JournalFiles,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        calls: FileCalls = OS_CALLS,
+    ) -> None:
+        self._layout = layout
+        self._journals = journals
+        self._now = now
+        self._calls = calls
+
+    @property
+    def layout(self) -> Layout:
+        """Where the installation is now."""
+        return self._layout._replace(base=standing(self._layout.base))
+
+    def prepare(self, order: ChangeOrder) -> None:
+        """Copy the new bytes and give the old files a second name, durably; nothing live is touched.
+
+        Raises UpgradeFailed: a live file is not what the plan saw, a path cannot be replaced by renames,
+        the release is not there, or a change of the session stands.
+        """
+        require_session_id(order.session_id)
+        state = self._journals.read(order.session_id)
+        if state is not None and state.groups:
+            raise UpgradeFailed(
+                f"the change of session {order.session_id!r} stands, whole or in part",
+                remediation="take it back first",
+            )
+        self._require_possible(order)
+        with _as_failure("the change cannot be prepared"):
+            self._require_unchanged(order)
+            self._copy(order)
+
+    def swap_first(self, order: ChangeOrder) -> None:
+        """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
+        at, change = self.layout, self.layout.change(order.session_id)
+        with _as_failure("the change cannot be begun"):
+            save_server_state(at, change, calls=self._calls)
+            index = self._index(order)
+            if index is not None and index.staged is not None:
+                carried = carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
+                write_durably(change / _CARRIED, msgspec.json.encode(carried), calls=self._calls)
+        steps: list[Step] = [] if index is None else [index]
+        steps = [*_rename(at), *self._file_steps(order, first=True), *steps]
+        self._swap(order, FIRST, steps)
+
+    def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+        """Bring everything else in, and point the links at the release. Taken back where it fails.
+
+        Answers the paths that the user changed meanwhile: the user's stand there, the others lie aside.
+        """
+        at = self.layout
+        release = self.require_release(order.to_release)
+        links = [PointLink(f"{OWN}/current", f"releases/{order.to_release}", _text(at.current))]
+        if release.venv:
+            links.append(PointLink(VENV, f"{OWN}/venvs/{release.venv}", _text(at.venv)))
+        steps: list[Step] = [*self._file_steps(order, first=False), *links]
+        self._swap(order, REST, steps)
+        return self._given_back(order.session_id)
+
+    def settle(self, session_id: str) -> None:
+        """The former server has ended: remove what its index was lent. May be called again."""
+        at, path = self.layout, self.layout.change(session_id) / _CARRIED
+        with _as_failure("the old index's files cannot be removed"), contextlib.suppress(FileNotFoundError):
+            carried = msgspec.json.decode(path.read_bytes(), type=list[str])
+            drop_carried(at.vector_index, carried, calls=self._calls)
+            self._calls.unlink(path)
+
+    def undo(self, session_id: str) -> tuple[str, ...]:
+        """Take back every group of the session that was begun or done; the paths where an edit stayed.
+
+        May be called again, whatever interrupted it.
+        """
+        state = self._journals.read(session_id)
+        if state is None or not state.groups:
+            return ()
+        with _as_failure("the change cannot be taken back; the next start of mcpkeep goes on with it"):
+            if self._is_made(session_id):
+                if self.records()[-1].session_id != session_id:
+                    raise UpgradeFailed(
+                        f"a later change stands on that of session {session_id!r}",
+                        remediation="roll back with `mcpkeep rollback`",
+                    )
+                self._calls.unlink(self.layout.change(session_id) / "change.json")
+                self._calls.fsync_folder(self.layout.change(session_id))
+            stayed: list[str] = []
+            for intent in reversed(tuple(state.groups.values())):
+                stayed += self._undo(session_id, intent)
+        return tuple(sorted(stayed))
+
+    def records(self) -> tuple[ChangeRecord, ...]:
+        """The changes that were made, oldest first. Raises UpgradeFailed where one cannot be read."""
+        found: list[ChangeRecord] = []
+        try:
+            names = sorted(os.listdir(self.layout.changes))
+        except OSError:
+            return ()
+        for name in names:
+            path = self.layout.changes / name / "change.json"
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=ChangeRecord))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
+                raise UpgradeFailed(
+                    f"{str(path)!r} cannot be read: {e}",
+                    remediation=f"restore a backup, and move {str(path.parent)!r} away",
+                ) from e
+        return tuple(sorted(found, key=lambda record: record.at))
+
+    def order(self, session_id: str) -> ChangeOrder | None:
+        """What the session prepared last; None where it did not."""
+        try:
+            data = (self.layout.change(session_id) / "order.json").read_bytes()
+            return msgspec.json.decode(data, type=ChangeOrder)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def prune(self, keep: Sequence[str]) -> None:
+        """Forget the oldest changes that lead to or from none of these releases; those in between stay."""
+        with _as_failure("old changes cannot be removed"):
+            for record in self.records():
+                if record.from_release in keep or record.to_release in keep:
+                    return
+                remove_tree(self.layout.change(record.session_id), calls=self._calls)
+
+    def discard(self, session_id: str) -> None:
+        """Remove what was prepared for a change that was not made."""
+        if not self._is_made(session_id):
+            with _as_failure("what was prepared cannot be removed"):
+                remove_tree(self.layout.change(session_id), calls=self._calls)
+
+    def require_release(self, release_id: str, *, backup_id: str | None = None) -> Release:
+        """The release, with its venv there. Raises UpgradeFailed; its `details` say `rebuild`."""
+        at = self.layout
+        try:
+            data = (at.releases / release_id / "release.json").read_bytes()
+            release = msgspec.json.decode(data, type=Release)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise _gone(f"release {release_id!r} cannot be read: {e}", release_id, backup_id) from e
+        if release.venv and not (at.venvs / release.venv).is_dir():
+            raise _gone(f"the venv {release.venv!r} of release {release_id!r} is gone", release_id, backup_id)
+        return release
+
+    # Before
+
+    def _require_possible(self, order: ChangeOrder) -> None:
+        at = self.layout
+        release = self.require_release(order.to_release)
+        require_inside(at.base, (*order.written, *order.removed, INDEX))
+        if both := set(order.written) & set(order.removed):
+            raise UpgradeFailed(
+                f"{min(both)!r} is to be written and to be removed", remediation="report this as a fault"
+            )
+        if release.venv and at.venv.exists() and not at.venv.is_symlink():
+            raise UpgradeFailed(
+                f"{str(at.venv)!r} is a folder, not the link that is to be pointed elsewhere",
+                remediation="let mcpkeep adopt the installation first",
+            )
+        named = at.workspace / at.base.name
+        if _rename(at) and (named.is_symlink() or os.path.realpath(named) != str(at.base)):
+            raise UpgradeFailed(
+                f"{str(at.workspace)!r} has its installation through a link, which cannot be renamed",
+                remediation=f"make a link {BASES[0]!r} beside it that leads to the same folder",
+            )
+
+    def _require_unchanged(self, order: ChangeOrder) -> None:
+        base = self.layout.base
+        paths = (*order.written, *order.removed)
+        stale = sorted(path for path in paths if digest(base / path) != order.expected.get(path))
+        if stale:
+            raise UpgradeFailed(
+                f"changed since the plan was made: {', '.join(stale[:5])}" + (", ..." if stale[5:] else ""),
+                remediation="make a new plan",
+                details={"stale": stale},
+            )
+        for path in order.written:
+            if (base / path).is_dir() and not (base / path).is_symlink():
+                raise UpgradeFailed(
+                    f"{path!r} is a folder where a file is to be", remediation="move it away, and plan anew"
+                )
+
+    def _copy(self, order: ChangeOrder) -> None:
+        base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
+        remove_tree(change, calls=calls)
+        make_folders(change, calls=calls)
+        touched: set[Path] = set()
+        for path in order.written:
+            staged, new = base / order.staged_root / path, change / "new" / path
+            touched |= make_missing(new.parent, calls=calls) | {new.parent}
+            copy_file(staged, new, calls=calls)
+            if not staged.is_symlink():
+                calls.fsync_file(staged)
+        for path in (*order.written, *order.removed):
+            if order.expected.get(path) is not None:
+                old = change / "old" / path
+                touched |= make_missing(old.parent, calls=calls) | {old.parent}
+                # Where there are no hard links, the step itself keeps it.
+                try:
+                    calls.link(base / path, old)
+                except OSError as e:
+                    if e.errno not in NO_LINKS:
+                        raise
+        index = self._index(order)
+        if index is not None:
+            if index.staged is not None and order.kind == "upgrade":
+                sync_tree(base / index.staged, calls=calls)
+            if index.kept is not None:
+                remove_tree(base / index.kept, calls=calls)
+        sync_folders(touched, calls=calls)
+        write_durably(change / "order.json", msgspec.json.encode(order), calls=calls)
+
+    # Steps
+
+    def _index(self, order: ChangeOrder) -> SwapFolder | None:
+        if not order.swap_index:
+            return None
+        at = self.layout
+        if order.kind == "rollback":
+            # It comes from where the change that is gone back over put it, and not from staging.
+            staged = next((index_place(r) for r in self.records() if _leads_from(r, order)), None)
+        else:
+            staged = f"{order.staged_root}/{INDEX}"
+        kept = index_place(order) if at.vector_index.is_dir() else None
+        return SwapFolder(INDEX, staged if staged and (at.base / staged).is_dir() else None, kept)
+
+    def _file_steps(self, order: ChangeOrder, *, first: bool) -> Iterator[Step]:
+        base, change = self.layout.base, f"{OWN}/changes/{order.session_id}"
+        # What is removed goes first: a file may become a folder, and a folder a file.
+        paths = [*sorted(order.removed), *sorted(order.written)]
+        for number, path in enumerate(paths):
+            if path.startswith(_SCRIPTS) is not first:
+                continue
+            kept = f"{change}/old/{path}"
+            if number < len(order.removed):
+                yield TakeFile(number, path, kept)
+            else:
+                creates = order.expected.get(path) is None
+                folders = _missing(base, path) if creates else ()
+                yield PutFile(number, path, f"{order.staged_root}/{path}", kept, creates, folders)
+
+    def _swap(self, order: ChangeOrder, group: str, steps: Sequence[Step]) -> None:
+        intent = Intent(group, tuple(steps))
+        try:
+            self._journals.append(order.session_id, intent)
+            touched: set[Path] = set()
+            for step in steps:
+                touched |= perform(step, self._layout.base, calls=self._calls)
+            sync_folders(self._moved(touched), calls=self._calls)
+            self._give_back(order, intent)
+            if group == REST:
+                self._write_record(order)
+            elif order.kind == "rollback":
+                wake_server_state(self.layout, self._state_of(order.to_release), calls=self._calls)
+            self._journals.append(order.session_id, Done(group))
+        except (OSError, UpgradeFailed) as e:
+            failure = _failure("the change failed", e)
+            try:
+                if group == REST:
+                    remove_file(self.layout.change(order.session_id) / "change.json", calls=self._calls)
+                    self._calls.fsync_folder(self.layout.change(order.session_id))
+                self._undo(order.session_id, intent)
+            except (OSError, UpgradeFailed) as worse:
+                raise UpgradeFailed(
+                    f"{failure}; and it cannot be taken back: {worse}",
+                    remediation=f"{failure.remediation}; the next start of mcpkeep takes it back",
+                ) from e
+            raise failure from e
+
+    def _undo(self, session_id: str, intent: Intent) -> list[str]:
+        touched: set[Path] = set()
+        for step in reversed(intent.steps):
+            touched |= undo(step, self._layout.base, calls=self._calls)
+        sync_folders(self._moved(touched), calls=self._calls)
+        stayed = self._return_edits(session_id, intent)
+        if intent.group == FIRST:
+            put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
+        self._journals.append(session_id, Undone(intent.group))
+        return stayed
+
+    def _moved(self, folders: set[Path]) -> set[Path]:
+        """The same folders where the installation is by now."""
+        old, new = self._layout.base, self.layout.base
+        others = {old.with_name(name) for name in BASES} | {old}
+        return {
+            next((new / folder.relative_to(o) for o in others if folder.is_relative_to(o)), folder)
+            for folder in folders
+        }
+
+    # The user's edits
+
+    def _give_back(self, order: ChangeOrder, intent: Intent) -> None:
+        """Put in place again what turns out, now that it is swapped, not to be what was planned over."""
+        base, late = self.layout.base, f"{OWN}/conflicts/{order.session_id}/{_LATE}"
+        touched: set[Path] = set()
+        given = list(self._given_back(order.session_id))
+        for step in intent.steps:
+            if isinstance(step, PutFile | TakeFile):
+                found = digest(base / step.kept)
+                expected = order.expected.get(step.path)
+                if found is None or found == expected:
+                    continue
+                given.append(step.path)
+                if isinstance(step, PutFile):
+                    back = PutFile(step.number, step.path, step.kept, f"{late}/{step.path}")
+                    touched |= perform(back, self._layout.base, calls=self._calls)
+                else:
+                    touched |= undo(step, self._layout.base, calls=self._calls)
+        sync_folders(self._moved(touched), calls=self._calls)
+        if touched:
+            path = self.layout.change(order.session_id) / "given_back.json"
+            write_durably(path, msgspec.json.encode(sorted(set(given))), calls=self._calls)
+
+    def _given_back(self, session_id: str) -> tuple[str, ...]:
+        try:
+            data = (self.layout.change(session_id) / "given_back.json").read_bytes()
+        except OSError:
+            return ()
+        return msgspec.json.decode(data, type=tuple[str, ...])
+
+    def _return_edits(self, session_id: str, intent: Intent) -> list[str]:
+        """After steps were taken back: what was edited while the new version stood is put in place again."""
+        base, change, calls = self.layout.base, self.layout.change(session_id), self._calls
+        late = f"{OWN}/conflicts/{session_id}/{_LATE}"
+        touched: set[Path] = set()
+        stayed: list[str] = []
+        for step in intent.steps:
+            if isinstance(step, PutFile):
+                staged, new = base / step.staged, change / "new" / step.path
+                installed = digest(new)
+                if installed is not None and digest(staged) not in (None, installed):
+                    edited = PutFile(step.number, step.path, step.staged, f"{late}/{step.path}")
+                    touched |= perform(edited, self._layout.base, calls=calls)
+                    stayed.append(step.path)
+                if installed is not None and not os.path.lexists(staged):
+                    # So that the phase can be done again.
+                    temp = change / "again.tmp"
+                    remove_file(temp, calls=calls)
+                    copy_file(new, temp, calls=calls)
+                    touched |= make_missing(staged.parent, calls=calls) | {staged.parent}
+                    calls.rename(temp, staged)
+            elif isinstance(step, TakeFile) and os.path.lexists(base / step.kept):
+                aside = base / late / step.path
+                touched |= make_missing(aside.parent, calls=calls) | {aside.parent}
+                calls.rename(base / step.kept, aside)
+                stayed.append(step.path)
+        sync_folders(self._moved(touched), calls=calls)
+        return stayed
+
+    # The record
+
+    def _is_made(self, session_id: str) -> bool:
+        return os.path.lexists(self.layout.change(session_id) / "change.json")
+
+    def _write_record(self, order: ChangeOrder) -> None:
+        change = self.layout.change(order.session_id)
+        given = self._given_back(order.session_id)
+        files = {path: ChangedFile(order.expected.get(path), None) for path in order.removed}
+        for path in order.written:
+            files[path] = ChangedFile(order.expected.get(path), digest(change / "new" / path))
+        records = self.records()
+        at = self._now()
+        if records:  # Their order is that of the moments, whatever the clock does.
+            at = max(at, records[-1].at + timedelta(microseconds=1))
+        record = ChangeRecord(
+            schema=1,
+            session_id=order.session_id,
+            kind=order.kind,
+            at=at,
+            from_release=order.from_release,
+            to_release=order.to_release,
+            backup_id=order.backup_id,
+            swapped_index=order.swap_index,
+            files={path: file for path, file in sorted(files.items()) if path not in given},
+        )
+        write_durably(change / "change.json", msgspec.json.encode(record), calls=self._calls)
+
+    def _state_of(self, release_id: str) -> Path | None:
+        """Where the state file of that release's last server was saved."""
+        for record in reversed(self.records()):
+            if record.from_release == release_id:
+                return self.layout.change(record.session_id)
+        return None
+
+
+def index_place(change: ChangeOrder | ChangeRecord) -> str:
+    """Where the change puts the index that it takes out, relative to the installation."""
+    if change.from_release is None or change.from_release == change.to_release:
+        return f"{OWN}/changes/{change.session_id}/index"
+    return f"{OWN}/releases/{change.from_release}/index"
+
+
+def _leads_from(record: ChangeRecord, order: ChangeOrder) -> bool:
+    return record.swapped_index and record.from_release == order.to_release
+
+
+def _rename(at: Layout) -> list[RenameInstallation]:
+    # Where there is a link by the new name already, both names do.
+    if os.path.lexists(at.workspace / BASES[0]):
+        return []
+    return [RenameInstallation(at.base.name, BASES[0])]
+
+
+def _missing(base: Path, path: str) -> tuple[str, ...]:
+    parts = path.split("/")[:-1]
+    above = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return tuple(folder for folder in above if not (base / folder).is_dir())
+
+
+def _text(link: Path) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def _gone(text: str, release_id: str, backup_id: str | None) -> UpgradeFailed:
+    return UpgradeFailed(
+        text,
+        remediation="it must be rebuilt from the backup and its requirements-snapshot.txt",
+        details={"rebuild": True, "release": release_id, "backup_id": backup_id},
+    )
+
+
+def _failure(what: str, error: OSError | UpgradeFailed) -> UpgradeFailed:
+    if isinstance(error, UpgradeFailed):
+        return error
+    where = f" ({error.filename})" if error.filename else ""
+    return UpgradeFailed(
+        f"{what}: {error.strerror or error}{where}",
+        remediation="look after the disk: room, permissions, health; then try again",
+        details={"errno": error.errno},
+    )
+
+
+@contextlib.contextmanager
+def _as_failure(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise _failure(what, e) from e

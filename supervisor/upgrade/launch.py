@@ -1,0 +1,112 @@
+"""How a release's server is started: from its folder, with its interpreter, and nothing else on the path."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.release import Launch, Release
+from mcpkeep.supervisor.process import mark_environment
+from mcpkeep.supervisor.upgrade.layout import Layout
+
+__all__ = ["ask_code_path", "check_code_path", "clean_environment", "launch_release"]
+
+# Each of these changes where modules, or the installation, are found; or keeps an ended interpreter alive.
+_STRIPPED = frozenset(
+    {
+        "AGENT_OS_BASE_PATH",
+        "PYTHONEXECUTABLE",
+        "PYTHONHOME",
+        "PYTHONINSPECT",
+        "PYTHONPATH",
+        "PYTHONPLATLIBDIR",
+        "PYTHONSTARTUP",
+        "PYTHONUSERBASE",
+        "VIRTUAL_ENV",
+        "__PYVENV_LAUNCHER__",
+    }
+)
+
+ASK_LIMIT = 30.0
+"""Seconds for an interpreter to start and look for a module; from a cold disk it takes some."""
+
+_ASK = """
+import importlib.util, os
+found = importlib.util.find_spec("mcp_server")
+print(os.path.realpath(found.origin or next(iter(found.submodule_search_locations))) if found else "")
+"""
+_NO_GENERATION = 0
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without what would lead a release's server to other code or another installation."""
+    return {name: value for name, value in environ.items() if name not in _STRIPPED}
+
+
+def launch_release(layout: Layout, release: Release, workspace: Path) -> Launch:
+    """How the release's server is started for `workspace`, which is to be its working folder."""
+    folder = layout.releases / release.release_id
+    return Launch(
+        command=(str(folder / "venv" / "bin" / "python"), *release.command),
+        env={
+            "PROJECT_ROOT": str(workspace),
+            "PYTHONPATH": str(folder),
+            # Without it `-m mcp_server` finds a project's own mcp_server/ in the working folder first.
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+        },
+    )
+
+
+async def ask_code_path(launch: Launch, cwd: str, run_id: str, *, environ: Mapping[str, str]) -> str:
+    """Where the interpreter would load `mcp_server` from, links resolved; empty where it finds none.
+
+    Raises:
+        UpgradeFailed: the interpreter does not start, or does not answer.
+    """
+    interpreter = launch.command[0]
+    env = mark_environment({**environ, **launch.env}, run_id=run_id, generation=_NO_GENERATION)
+    try:
+        with anyio.fail_after(ASK_LIMIT):
+            done = await anyio.run_process(
+                [interpreter, "-c", _ASK], cwd=cwd, env=env, check=False, start_new_session=True
+            )
+    except TimeoutError as error:
+        raise UpgradeFailed(
+            f"the interpreter {interpreter!r} did not answer within {ASK_LIMIT:g} s",
+            remediation="look at the machine's load and disk, and try again",
+        ) from error
+    except OSError as error:
+        raise UpgradeFailed(
+            f"the interpreter {interpreter!r} cannot be started: {error.strerror}",
+            remediation="the release's venv is damaged; upgrade again, so that it is rebuilt",
+        ) from error
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    if done.returncode != 0:
+        raise UpgradeFailed(
+            f"the interpreter {interpreter!r} fails: {said[-1] if said else f'code {done.returncode}'}",
+            remediation="the release's venv is damaged; upgrade again, so that it is rebuilt",
+            details={"stderr": said[-20:]},
+        )
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return lines[-1] if lines else ""
+
+
+def check_code_path(code_path: str, release_folder: Path) -> None:
+    """Refuse code that is not the release's own.
+
+    Raises:
+        UpgradeFailed: it lies elsewhere, or there is none.
+    """
+    folder = release_folder.resolve()
+    if not code_path:
+        raise UpgradeFailed(
+            f"the release {folder.name!r} holds no mcp_server that its interpreter could load",
+            remediation="choose another commit of the source",
+        )
+    if not Path(code_path).is_relative_to(folder / "mcp_server"):
+        raise UpgradeFailed(
+            f"the new server would load its code from {code_path!r} instead of its release {str(folder)!r}",
+            remediation="uninstall what brings another mcp_server into its venv, such as a .pth file",
+        )

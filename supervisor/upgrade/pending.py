@@ -1,0 +1,64 @@
+"""Whether an upgrade left anything to recover. Asked on every start, before the child: no imports."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcpkeep.supervisor.upgrade.startup import Started
+
+__all__ = ["anything_pending", "make_ready"]
+
+# What it costs with nothing there: two failed listings, some 20 microseconds.
+_BASES = (".praxis-os", ".agent-os")
+_TAIL = 4096
+
+
+def make_ready(workspace: str, base: str, release: str | None) -> "Started | None":
+    """Recover what is pending, and make a release of code that was edited since its release; mostly nothing."""
+    from mcpkeep.supervisor.upgrade.live_code import code_changed
+
+    pending = anything_pending(workspace)
+    edited = release is not None and code_changed(base)
+    if not pending and not edited:
+        return None
+    from mcpkeep.supervisor.upgrade.startup import make_ready
+
+    return make_ready(workspace, pending=pending, edited=edited)
+
+
+def anything_pending(workspace: str) -> bool:
+    """Whether a journal has not ended, or a lock or a staging workspace stands there. Never raises."""
+    return any(_pending(f"{workspace}/{base}") for base in _BASES)
+
+
+def _pending(base: str) -> bool:
+    own = f"{base}/.mcpkeep"
+    try:
+        names = os.listdir(f"{own}/journal")
+    except OSError:
+        return False
+    if any(name.endswith(".jsonl") and not _ended(f"{own}/journal/{name}") for name in names):
+        return True
+    if os.path.lexists(f"{base}/.upgrade-lock"):
+        return True
+    try:
+        return bool(os.listdir(f"{own}/staging"))
+    except OSError:
+        return False
+
+
+def _ended(path: str) -> bool:
+    """Whether its last line is whole, and says so; one that cannot be read has something to be looked at."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    if not tail.endswith(b"\n"):
+        return False
+    line = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    return line.startswith(b'{"type":"ended"')

@@ -1,0 +1,251 @@
+"""At the next start, before any child: what an interruption left is taken back, or finished.
+
+One rule: an interrupted group of steps is always taken back, also where all its steps were performed. Only
+`done` says that they are on the disk and were compared with what the plan saw; and the old version is known
+to serve, while the new one had not served anybody yet. A rollback is then gone over again: whoever asked for
+it did not want what stood there. Each part may be cut short anywhere, and is done again by the next start.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
+from mcpkeep.protocol.upgrade.places import SERVER_STATE
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.changes import ChangeFiles
+from mcpkeep.supervisor.upgrade.journal import JournalFiles
+from mcpkeep.supervisor.upgrade.live_files import remove_tree
+from mcpkeep.supervisor.upgrade.lock import HeldLock
+from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+
+__all__ = ["Recovered", "recover"]
+
+_PREPARATION = 1
+"""The phase that takes the lock and fills staging."""
+_COMMIT = 3
+_LAST = PHASE_COUNT - 1
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What was done."""
+
+    said: tuple[str, ...] = ()
+    """In sentences, for the log, the status and the session."""
+    resumed: tuple[str, ...] = ()
+    """Sessions led by an agent that go on; the lock is held for one whose phase 1 is done."""
+    ended: Mapping[str, Outcome] = {}
+    """Sessions that ended here."""
+    failed: bool = False
+    """Something could not be put right, as `said` tells; the lock stays held, so that nobody builds on it."""
+
+
+def recover(
+    changes: ChangeFiles,
+    journals: JournalFiles,
+    lock: HeldLock,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    calls: FileCalls = OS_CALLS,
+) -> Recovered:
+    """Bring the installation to one whole version; nothing where a living process holds the lock."""
+    return _Recovery(changes, journals, lock, now, calls).run()
+
+
+class _Recovery:
+    def __init__(
+        self,
+        changes: ChangeFiles,
+        journals: JournalFiles,
+        lock: HeldLock,
+        now: Callable[[], datetime],
+        calls: FileCalls,
+    ) -> None:
+        self._changes = changes
+        self._journals = journals
+        self._lock = lock
+        self._now = now
+        self._calls = calls
+        self._said: list[str] = []
+        self._resumed: list[str] = []
+        self._ended: dict[str, Outcome] = {}
+        self._damaged: list[str] = []
+        self._keep_lock = False
+        self._failed = False
+
+    def run(self) -> Recovered:
+        states = self._open()
+        holder = next((s for s in states if s.begun.agent_led and _PREPARATION in s.phases), None)
+        first = holder.begun.session_id if holder else states[0].begun.session_id if states else "recovery"
+        try:
+            self._lock.take(first)
+        except UpgradeFailed as e:
+            return Recovered((f"nothing was recovered: {e}",))
+        # Before it was held, another may have been at work.
+        self._said.clear()
+        self._damaged.clear()
+        # The newest first: a rollback stands on the upgrade that it goes back over.
+        for state in reversed(self._open()):
+            try:
+                self._settle(state)
+            except (UpgradeFailed, OSError) as e:
+                self._fail(state, e)
+        self._failed = self._failed or bool(self._damaged)
+        if not self._failed:
+            try:
+                self._tidy()
+                if not self._keep_lock:
+                    self._lock.let_go()
+            except (UpgradeFailed, OSError) as e:
+                self._said.append(f"what an upgrade left could not be tidied up: {e}")
+        return Recovered(tuple(self._said), tuple(self._resumed), self._ended, self._failed)
+
+    def _open(self) -> list[JournalState]:
+        """The journals that have not ended, oldest first."""
+        found: list[JournalState] = []
+        for session_id in self._journals.session_ids():
+            try:
+                state = self._journals.read(session_id)
+            except UpgradeFailed as e:
+                self._damaged.append(session_id)
+                self._said.append(f"{e}; {e.remediation}")
+                continue
+            if state is not None and state.ended is None:
+                found.append(state)
+        return sorted(found, key=lambda state: (state.begun.at, state.begun.session_id))
+
+    def _settle(self, state: JournalState) -> None:
+        session_id = state.begun.session_id
+        if state.begun.kind == "rollback":
+            self._finish_rollback(state)
+        elif _LAST in state.phases:
+            self._end(state, "completed", f"upgrade {session_id!r} had done all its phases; it is completed")
+        elif state.committed and self._is_covered(session_id):
+            self._end(state, "rolled_back", f"upgrade {session_id!r} was rolled back already")
+        elif state.begun.agent_led:
+            self._resume(state)
+        elif state.committed and self._has_record(session_id):
+            self._roll_back(state)
+        else:
+            stayed = self._changes.undo(session_id)
+            self._end(
+                state, "aborted", f"upgrade {session_id!r} was interrupted, and taken back whole", stayed
+            )
+
+    def _resume(self, state: JournalState) -> None:
+        """Take the interrupted phase back; what the completed ones made stays."""
+        session_id = state.begun.session_id
+        phase = next(n for n in range(_PREPARATION, PHASE_COUNT) if n not in state.phases)
+        stayed: tuple[str, ...] = ()
+        if phase > _COMMIT and state.committed and not self._has_record(session_id):
+            # Its taking back was interrupted.
+            phase = _COMMIT
+            self._journals.append(session_id, PhaseUndone(phase))
+        if phase <= _COMMIT:
+            stayed = self._changes.undo(session_id)
+            self._changes.discard(session_id)
+        if _PREPARATION in state.phases:
+            self._keep_lock = True
+        else:
+            remove_tree(self._changes.layout.staging(session_id), calls=self._calls)
+        self._resumed.append(session_id)
+        self._say(f"upgrade {session_id!r} goes on at phase {phase}", stayed)
+
+    def _roll_back(self, state: JournalState) -> None:
+        """It was committed, and nobody is there to lead it on."""
+        session_id, back_id = state.begun.session_id, f"{state.begun.session_id}-back"
+        back = self._journals.read(back_id)
+        if back is None:
+            self._journals.begin(Begun(back_id, "rollback", False, "recovery", self._now(), {"to": None}))
+            back = self._journals.read(back_id)
+            assert back is not None
+        if back.ended is None:
+            self._finish_rollback(back)
+        if not self._is_covered(session_id):
+            self._end(state, "failed", f"upgrade {session_id!r} was interrupted; its version stands")
+        else:
+            self._end(state, "rolled_back", f"upgrade {session_id!r} was interrupted, and rolled back")
+
+    def _finish_rollback(self, state: JournalState) -> None:
+        session_id = state.begun.session_id
+        if state.committed and self._has_record(session_id):
+            self._end(state, "completed", f"rollback {session_id!r} was complete")
+            return
+        prepared = self._changes.order(session_id)
+        default = prepared.to_release if prepared is not None else None
+        to = state.begun.options.get("to", default)
+        self._changes.undo(session_id)
+        try:
+            plan = plan_rollback(
+                self._changes, session_id, to if isinstance(to, str) else None, calls=self._calls
+            )
+            self._changes.prepare(plan.order)
+            self._changes.swap_first(plan.order)
+            stayed = self._changes.swap_rest(plan.order)
+        except UpgradeFailed as e:
+            self._changes.undo(session_id)
+            self._end(
+                state, "failed", f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
+            )
+            return
+        said = f"rollback {session_id!r} was interrupted, and finished: release {plan.order.to_release!r}"
+        self._end(state, "completed", said, (*plan.kept_aside, *stayed))
+
+    def _end(self, state: JournalState, outcome: Outcome, said: str, stayed: tuple[str, ...] = ()) -> None:
+        session_id = state.begun.session_id
+        # Before the journal says that it ended: the next start would not look any more.
+        remove_tree(self._changes.layout.staging(session_id), calls=self._calls)
+        self._changes.discard(session_id)
+        self._journals.append(session_id, Ended(outcome, self._now(), said))
+        self._ended[session_id] = outcome
+        self._say(said, stayed)
+
+    def _tidy(self) -> None:
+        """Remove what belongs to no session that goes on, and releases that were never finished."""
+        at = self._changes.layout
+        for name in _names(at.stagings):
+            if name not in self._resumed:
+                remove_tree(at.stagings / name, calls=self._calls)
+        for name in _names(at.changes):
+            if name not in self._resumed:
+                self._changes.discard(name)
+        for name in _names(at.releases):
+            if not (at.releases / name / "release.json").exists():
+                remove_tree(at.releases / name, calls=self._calls)
+        for session_id in self._journals.session_ids():
+            if self._journals.read(session_id) is None:  # Cut short at its first record.
+                self._calls.unlink(at.journals / f"{session_id}.jsonl")
+        for folder, prefix in ((at.journals, "."), (at.base, f".{SERVER_STATE}.")):
+            for name in _names(folder):
+                if name.startswith(prefix) and name.endswith(".tmp"):
+                    self._calls.unlink(folder / name)
+
+    def _has_record(self, session_id: str) -> bool:
+        """Not so any more, though its journal says that it was made, where its taking back has begun."""
+        return any(record.session_id == session_id for record in self._changes.records())
+
+    def _is_covered(self, session_id: str) -> bool:
+        """Whether another change was made upon it."""
+        return any(record.session_id == session_id for record in self._changes.records()[:-1])
+
+    def _fail(self, state: JournalState, error: UpgradeFailed | OSError) -> None:
+        self._failed = True
+        remedy = error.remediation if isinstance(error, UpgradeFailed) else "look after the disk"
+        self._said.append(
+            f"{state.begun.kind} {state.begun.session_id!r} could not be recovered: {error}; {remedy}"
+        )
+
+    def _say(self, said: str, stayed: tuple[str, ...]) -> None:
+        edits = f"; your edits stay in {', '.join(stayed)}" if stayed else ""
+        self._said.append(said + edits)
+
+
+def _names(folder: os.PathLike[str]) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

@@ -1,0 +1,57 @@
+"""Whether a release can be started: its code is what was installed, its interpreter runs and finds it."""
+
+import os
+from collections.abc import Mapping
+
+from mcpkeep.supervisor.upgrade.command import Stopper, run_command
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.python import bare_environment
+from mcpkeep.supervisor.upgrade.refusal import os_reason
+from mcpkeep.supervisor.upgrade.release_store import code_digests, launch_of, read_release
+
+__all__ = ["check_release"]
+
+_LIMIT = 30.0
+"""Seconds for an interpreter to say where it would import from."""
+
+_ASK = (
+    "import importlib.util as u; found = u.find_spec('mcp_server');"
+    "print(*list(found and found.submodule_search_locations or ['nowhere'])[:1])"
+)
+
+
+def check_release(
+    layout: Layout, release_id: str, *, environ: Mapping[str, str], stopper: Stopper | None = None
+) -> tuple[str, ...]:
+    """What keeps it from being started, in words; empty where nothing does. The server is not run.
+
+    Raises:
+        UpgradeFailed: there is no such release.
+        Stopped: by the stopper.
+    """
+    release = read_release(layout, release_id)
+    code = layout.releases / release_id / "mcp_server"
+    found = code_digests(code, stopper=stopper)
+    problems = [
+        f"mcp_server/{path} is not what was installed"
+        for path in sorted(found.keys() | release.server_files.keys())
+        if found.get(path) != release.server_files.get(path)
+    ]
+    launch = launch_of(layout, release_id)
+    python = launch.command[0]
+    try:
+        done = run_command(
+            (python, "-c", _ASK),
+            env={**bare_environment(environ), **launch.env},
+            cwd=str(layout.workspace),
+            limit=_LIMIT,
+            stopper=stopper,
+        )
+    except OSError as error:
+        return (*problems, f"{python!r} does not run: {os_reason(error)}")
+    last = done.lines[-1] if done.lines else f"code {done.code}"
+    if done.code:
+        problems.append(f"{python!r} does not run: {last}")
+    elif os.path.realpath(last) != os.path.realpath(code):
+        problems.append(f"mcp_server would be imported from {last!r}")
+    return tuple(problems)

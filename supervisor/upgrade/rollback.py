@@ -1,0 +1,172 @@
+"""Stages the way back from one release to an earlier one, so that it is committed like any other change."""
+
+import contextlib
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.rollback import Return, Span, WayBack, decide_return, find_way_back, touched
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.changes import ChangeFiles
+from mcpkeep.supervisor.upgrade.journal import require_session_id
+from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes, remove_tree
+from mcpkeep.supervisor.upgrade.merge import merge_bytes
+from mcpkeep.supervisor.upgrade.steps import sync_folders
+
+__all__ = ["plan_rollback"]
+
+
+class _Outcome(NamedTuple):
+    """What becomes of one file: `source` is the file that has its bytes, or the bytes themselves."""
+
+    act: Return
+    source: Path | bytes | None = None
+    aside: Path | None = None
+
+
+def plan_rollback(
+    changes: ChangeFiles, session_id: str, to: str | None, *, calls: FileCalls = OS_CALLS
+) -> RollbackPlan:
+    """Stage the way back in staging/<session>/; nothing live is touched. May be called again.
+
+    Raises:
+        UpgradeFailed: there is no such way, its release must be rebuilt (`details` has `rebuild` and
+            `backup_id`), or a file cannot be read or written.
+    """
+    require_session_id(session_id)
+    way = find_way_back(changes.records(), to)
+    try:
+        return _stage(changes, session_id, way, calls)
+    except OSError as e:
+        raise UpgradeFailed(
+            f"the way back cannot be staged: {e.strerror}" + (f" ({e.filename})" if e.filename else ""),
+            remediation="look after the disk: room, permissions, health; then try again",
+        ) from e
+
+
+def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
+    at = changes.layout
+    backup_id = way.changes[0].backup_id
+    if way.release is None:
+        raise UpgradeFailed(
+            "what stood here before was never made a release",
+            remediation="it must be rebuilt from the backup and its requirements-snapshot.txt",
+            details={"rebuild": True, "release": None, "backup_id": backup_id},
+        )
+    changes.require_release(way.release, backup_id=backup_id)
+    staged, conflicts = at.staged(session_id), at.conflicts(session_id)
+    remove_tree(at.staging(session_id), calls=calls)
+    make_missing(staged, calls=calls)
+    by_path: dict[Return, list[str]] = {act: [] for act in Return}
+    expected: dict[str, str | None] = {}
+    aside: dict[str, str] = {}
+    folders: set[Path] = set()
+    for path, spans in touched(way).items():
+        outcome = _decide(changes, way, path, spans)
+        by_path[outcome.act].append(path)
+        if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
+            expected[path] = digest(at.base / path)
+        if outcome.source is not None:
+            _write(outcome.source, staged / path, like=at.base / path, calls=calls)
+        if outcome.aside is not None:
+            _write(outcome.aside, conflicts / path, like=outcome.aside, calls=calls)
+            folders.add((conflicts / path).parent)
+            aside[path] = (conflicts / path).relative_to(at.base).as_posix()
+    sync_folders(folders, calls=calls)
+    merged, restored = by_path[Return.MERGE], by_path[Return.RESTORE] + by_path[Return.REMOVE]
+    order = ChangeOrder(
+        session_id=session_id,
+        kind="rollback",
+        from_release=way.changes[-1].to_release,
+        to_release=way.release,
+        staged_root=staged.relative_to(at.base).as_posix(),
+        written=tuple(sorted(by_path[Return.RESTORE] + merged)),
+        removed=tuple(by_path[Return.REMOVE]),
+        expected=expected,
+        swap_index=any(record.swapped_index for record in way.changes),
+    )
+    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
+    undoes = tuple(record.session_id for record in way.changes)
+    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside, undoes)
+
+
+def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:
+    """Go back over the changes of one file, newest first, each from what the one before it came to."""
+    live = changes.layout.base / path
+    outcome = _Outcome(Return.NOTHING, live)
+    ours = digest(live)
+    for span in spans:
+        act = decide_return(span.base, ours, span.theirs)
+        if act is Return.NOTHING:
+            continue
+        if act is Return.KEEP:
+            return outcome if outcome.act is not Return.NOTHING else _Outcome(Return.KEEP)
+        if act is Return.REMOVE:
+            outcome, ours = _Outcome(Return.REMOVE), None
+            continue
+        theirs = _former(changes, way, path, span)
+        if act is Return.RESTORE:
+            outcome, ours = _Outcome(Return.RESTORE, theirs), span.theirs
+            continue
+        merged: bytes | None = None
+        if act is Return.MERGE:
+            base = changes.layout.change(span.base_session) / "new" / path
+            assert outcome.source is not None
+            merged = _merge(base, outcome.source, theirs, path)
+        if merged is None:
+            stopped = outcome if outcome.act is not Return.NOTHING else _Outcome(Return.ASIDE)
+            return stopped._replace(aside=theirs)
+        outcome, ours = _Outcome(Return.MERGE, merged), hashlib.sha256(merged).hexdigest()
+    return outcome if outcome.act is not Return.NOTHING else _Outcome(Return.NOTHING)
+
+
+def _merge(base: Path, ours: Path | bytes, theirs: Path, path: str) -> bytes | None:
+    """None where they overlap, or where one of them is a symbolic link, which has no lines."""
+    if any(isinstance(place, Path) and not _is_file(place) for place in (base, ours, theirs)):
+        return None
+    mine = ours if isinstance(ours, bytes) else read_bytes(ours)
+    return merge_bytes(read_bytes(base), mine, read_bytes(theirs), path=path)
+
+
+def _former(changes: ChangeFiles, way: WayBack, path: str, span: Span) -> Path:
+    """The file with the former bytes: the old inode, or the backup's copy where that was lost."""
+    at = changes.layout
+    old = at.change(span.theirs_session) / "old" / path
+    if os.path.lexists(old):
+        return old
+    backups = (r.backup_id for r in way.changes if r.session_id == span.theirs_session)
+    for backup_id in backups:
+        copy = at.backups / (backup_id or "") / path
+        if backup_id and digest(copy) == span.theirs:
+            return copy
+    raise UpgradeFailed(
+        f"the former {path!r} is neither in {str(old)!r} nor in a backup",
+        remediation="restore an older backup: `mcpkeep backups` lists them",
+        details={"path": path},
+    )
+
+
+def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls) -> None:
+    make_missing(target.parent, calls=calls)
+    with contextlib.suppress(FileNotFoundError):
+        calls.unlink(target)
+    if isinstance(source, Path):
+        copy_file(source, target, calls=calls)
+        return
+    fd = calls.create(target)
+    try:
+        rest = memoryview(source)
+        while rest:
+            rest = rest[calls.write(fd, rest) :]
+        os.fchmod(fd, stat.S_IMODE(os.stat(like).st_mode))
+        calls.fsync(fd)
+    finally:
+        calls.close(fd)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

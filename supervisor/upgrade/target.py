@@ -1,0 +1,146 @@
+"""The installation as phase 0 sees it: whether it can be upgraded, and what room that needs."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+
+from mcpkeep.protocol.upgrade.facts import Problem, TargetFacts
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.places import BACKUPS, PARTS
+from mcpkeep.protocol.upgrade.size import show_size
+from mcpkeep.supervisor.upgrade.copying import walk
+from mcpkeep.supervisor.upgrade.installer import installed_version
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.python import runs_from
+from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids, server_words
+from mcpkeep.supervisor.upgrade.venv import folder_bytes
+
+__all__ = ["InstalledTarget"]
+
+_PYTHON = os.path.join("bin", "python")
+
+
+class InstalledTarget:
+    """`Targets` on this machine; looks, and changes nothing."""
+
+    def __init__(self, layout: Callable[[], Layout]) -> None:
+        """`layout` is asked each time: an upgrade may rename the installation's folder."""
+        self._layout = layout
+
+    async def inspect(self) -> TargetFacts:
+        """What phase 0 wants to know; what is wrong is in `problems`, all of it at once."""
+        return await anyio.to_thread.run_sync(lambda: _inspect(self._layout()))
+
+
+def _inspect(layout: Layout) -> TargetFacts:
+    problems = [*_structure(layout), *_file_system(layout)]
+    command = _command(layout, problems)
+    content = sum(os.lstat(layout.base / path).st_size for path in walk(layout.base, content=True).files)
+    venv = folder_bytes(layout.venv.resolve()) if layout.venv.exists() else 0
+    required = 2 * content + venv
+    available = shutil.disk_usage(layout.base).free
+    if available < required:
+        problems.append(
+            Problem(
+                f"not enough disk space: {show_size(required)} needed, {show_size(available)} free",
+                "free space; older backups go with `[upgrade] keep`",
+            )
+        )
+    if runs_from(layout.venv, layout.venvs):
+        problems.append(
+            Problem(
+                f"mcpkeep itself runs from {str(layout.venv)!r}, which an upgrade replaces",
+                "install mcpkeep elsewhere, with `uv tool` or `pipx`",
+            )
+        )
+    current = layout.current_release()
+    return TargetFacts(
+        exists=True,
+        structure_valid=not problems,
+        bytes_available=available,
+        bytes_required=required,
+        command=command,
+        current_release=current,
+        current_version=_version(layout, current),
+        releases=tuple(sorted(release_ids(layout), reverse=True)),
+        problems=tuple(problems),
+    )
+
+
+def _structure(layout: Layout) -> list[Problem]:
+    remedy = "install praxis-os first; the upgrade does not install from nothing"
+    missing = [
+        part.installed
+        for part in PARTS
+        if part.installed in ("mcp_server", "standards/universal")
+        and not (layout.base / part.installed).is_dir()
+    ]
+    problems = [Problem(f"{str(layout.base)!r} has no {name}/", remedy) for name in missing]
+    for part in PARTS:
+        folder = layout.base / part.installed
+        if folder.is_symlink():
+            problems.append(
+                Problem(
+                    f"{str(folder)!r} is a link to {os.readlink(folder)!r}, and an upgrade would write there",
+                    "put a copy of that folder in its place",
+                )
+            )
+    return problems
+
+
+def _file_system(layout: Layout) -> list[Problem]:
+    """What renames cannot replace, and a file system without locks."""
+    problems: list[Problem] = []
+    device = os.stat(layout.base).st_dev
+    for name in dict.fromkeys((*(part.installed for part in PARTS), ".mcpkeep", BACKUPS, ".cache")):
+        path = layout.base / name
+        with suppress(OSError):
+            if os.path.ismount(path):
+                problems.append(_elsewhere(f"{str(path)!r} is a mount point"))
+            elif os.stat(path).st_dev != device:
+                problems.append(_elsewhere(f"{str(path)!r} is on another device"))
+    fd = os.open(layout.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        problems.append(_elsewhere(f"the file system of {str(layout.base)!r} has no locks: {error.strerror}"))
+    finally:
+        os.close(fd)
+    if not os.access(layout.base, os.W_OK | os.X_OK):
+        problems.append(Problem(f"{str(layout.base)!r} cannot be written", "change its permissions"))
+    return problems
+
+
+def _elsewhere(text: str) -> Problem:
+    return Problem(text, "move it back, or upgrade where it really lives")
+
+
+def _command(layout: Layout, problems: list[Problem]) -> tuple[str, ...]:
+    if not (layout.base / "mcp_server").is_dir():
+        return ()
+    python = layout.venv / _PYTHON
+    if not os.access(python, os.X_OK):
+        problems.append(
+            Problem(
+                f"the server's interpreter {str(python)!r} is missing",
+                "make a venv there, or a link to one, and install the requirements",
+            )
+        )
+        return ()
+    return (str(python), *server_words(layout.base))
+
+
+def _version(layout: Layout, current: str | None) -> str | None:
+    if current is not None:
+        with suppress(UpgradeFailed):
+            return read_release(layout, current).version
+    with suppress(OSError):
+        return installed_version((layout.base / "VERSION.txt").read_text(errors="replace"))
+    return None

@@ -1,0 +1,61 @@
+"""The vector index as a change moves it: what the running server still reads comes along."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.live_files import make_missing
+
+__all__ = ["carry_old_files", "drop_carried", "sync_tree"]
+
+# LanceDB's: what a reader of an older version of the table opens. Its manifests must stay the new one's.
+_READ = ("data", "_deletions")
+
+
+def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> list[str]:
+    """Hard-link what the running server may still read: of tables that both have their data, others whole.
+
+    Answers what was linked, relative to `new`; nothing where there are no links.
+    """
+    carried: list[str] = []
+    for path in _old_files(old, new):
+        if not os.path.lexists(new / path):
+            make_missing((new / path).parent, calls=calls)
+            calls.link(old / path, new / path)
+            carried.append(path)
+    return carried
+
+
+def drop_carried(index: Path, carried: list[str], *, calls: FileCalls = OS_CALLS) -> None:
+    """Remove what was linked for a server that has ended, and the folders that only that was in."""
+    for path in carried:
+        with contextlib.suppress(FileNotFoundError):
+            calls.unlink(index / path)
+    for folder in sorted({folder for path in carried for folder in Path(path).parents}, reverse=True):
+        if folder != Path() and (index / folder).is_dir() and not os.listdir(index / folder):
+            calls.rmdir(index / folder)
+
+
+def _old_files(old: Path, new: Path) -> list[str]:
+    tables = sorted(entry.name for entry in os.scandir(old) if entry.is_dir()) if old.is_dir() else []
+    shared = [table for table in tables if (new / table).is_dir()]
+    folders = [old / table / part for table in shared for part in _READ]
+    folders += [old / table for table in tables if table not in shared]
+    return sorted(
+        os.path.relpath(os.path.join(at, name), old)
+        for folder in folders
+        for at, _, names in os.walk(folder)
+        for name in names
+        if not os.path.islink(os.path.join(at, name))
+    )
+
+
+def sync_tree(folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
+    """Bring all files and folders below to the disk. Raises OSError."""
+    for at, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if not (Path(at) / name).is_symlink():
+                calls.fsync_file(Path(at) / name)
+        calls.fsync_folder(Path(at))

@@ -1,0 +1,193 @@
+"""Puts the parts of upgrades together for one installation, with a server that runs or without."""
+
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple, cast
+
+import anyio
+import anyio.to_thread
+
+from mcpkeep.actors.actor import ActorError
+from mcpkeep.actors.backup import BackupActor
+from mcpkeep.actors.installer import InstallerActor
+from mcpkeep.actors.upgrade import UpgradeActor
+from mcpkeep.actors.upgrade_world import LiveServer, UpgradeWorld
+from mcpkeep.protocol.child import Notify
+from mcpkeep.protocol.config import Upgrade
+from mcpkeep.protocol.question import Question
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.options import UpgradeSettings
+from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
+from mcpkeep.protocol.upgrade.proof import SmokeTest
+from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
+from mcpkeep.supervisor.process import mark_environment
+from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
+from mcpkeep.supervisor.upgrade.cache import Cache, user_cache_folder
+from mcpkeep.supervisor.upgrade.candidate import StagedCandidates
+from mcpkeep.supervisor.upgrade.change_store import ThreadedChanges
+from mcpkeep.supervisor.upgrade.changes import ChangeFiles
+from mcpkeep.supervisor.upgrade.contents import InstalledContents
+from mcpkeep.supervisor.upgrade.installer import Installer
+from mcpkeep.supervisor.upgrade.journal import JournalFiles, ThreadedJournals
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.lock import HeldLock
+from mcpkeep.supervisor.upgrade.measures import LiveValidation
+from mcpkeep.supervisor.upgrade.planner import Planner
+from mcpkeep.supervisor.upgrade.records import RecordFiles, ThreadedRecords
+from mcpkeep.supervisor.upgrade.recovery import Recovered, recover
+from mcpkeep.supervisor.upgrade.source import GitSources
+from mcpkeep.supervisor.upgrade.target import InstalledTarget
+from mcpkeep.supervisor.upgrade.threaded_installer import ThreadedInstaller
+from mcpkeep.supervisor.upgrade.venv import find_uv
+
+__all__ = [
+    "UpgradeParts",
+    "ask_upgrade",
+    "make_parts",
+    "read_settings",
+    "recover_installation",
+    "running_upgrades",
+]
+
+ANSWER_LIMIT = 24 * 3600.0
+"""Seconds; nothing takes that long, and a lost answer must not be waited for without end."""
+
+_INSTALLER_GENERATION = 0
+"""In the mark of what the installer starts: it belongs to no child."""
+
+
+class UpgradeParts(NamedTuple):
+    """What files there are behind the upgrade actor; recovery needs them before there is one."""
+
+    layout: Layout
+    journals: JournalFiles
+    lock: HeldLock
+    changes: ChangeFiles
+
+
+def make_parts(layout: Layout) -> UpgradeParts:
+    """The parts of an installation."""
+    journals = JournalFiles(layout)
+    return UpgradeParts(layout, journals, HeldLock(layout), ChangeFiles(layout, journals))
+
+
+def recover_installation(parts: UpgradeParts) -> Recovered:
+    """Bring the installation to one whole version, before any server of it is started."""
+    return recover(parts.changes, parts.journals, parts.lock)
+
+
+def read_settings(upgrade: Upgrade) -> UpgradeSettings:
+    """The settings as the upgrade actor takes them."""
+    return UpgradeSettings(
+        keep=upgrade.keep,
+        require_signed=upgrade.require_signed,
+        required_tools=upgrade.required_tools,
+        smoke=tuple(_smoke_test(table) for table in upgrade.smoke),
+        freeze=upgrade.freeze,
+        probation=upgrade.probation,
+        git_commit=upgrade.git_commit,
+        on_disconnect=upgrade.on_disconnect,
+    )
+
+
+def _smoke_test(table: Mapping[str, object]) -> SmokeTest:
+    expect = cast("Mapping[str, object]", table.get("expect", {}))
+    tool = str(table["tool"])
+    return SmokeTest(
+        name=str(table.get("name") or tool),
+        tool=tool,
+        arguments=cast("Mapping[str, object]", table.get("arguments", {})),
+        path=str(expect.get("path", "")),
+        value=expect.get("value"),
+    )
+
+
+async def ask_upgrade(actor: UpgradeActor, question: UpgradeMessage) -> UpgradeAnswer:
+    """Ask the actor for as long as it takes; whoever asks can interrupt. Raises UpgradeFailed."""
+    try:
+        return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
+    except ActorError as error:
+        raise UpgradeFailed(
+            f"mcpkeep is leaving: {error}", remediation="ask again when it runs; nothing is lost"
+        ) from error
+
+
+@asynccontextmanager
+async def running_upgrades(
+    parts: UpgradeParts,
+    upgrade: Upgrade,
+    *,
+    live: LiveServer,
+    run_id: str,
+    recovered: tuple[str, ...],
+    notify: Callable[[Notify], None],
+    mark_rolled_back: Callable[[str, str], Awaitable[None]],
+) -> AsyncGenerator[UpgradeActor]:
+    """The upgrade actor with all that stands behind it, while the context lasts."""
+    layout = parts.layout
+    environ = dict(os.environ)
+    cache = Cache(user_cache_folder(environ, environ.get("HOME") or os.path.expanduser("~")))
+    planner = Planner(lambda: parts.changes.layout, cache=cache.without(layout.workspace))
+    records = RecordFiles(layout, now=_now)
+    store = Installer(
+        layout,
+        environ=mark_environment(environ, run_id=run_id, generation=_INSTALLER_GENERATION),
+        post_install={**POST_INSTALL, **{n: PostInstall(words) for n, words in upgrade.post_install.items()}},
+        uv=find_uv(environ),
+    )
+    settings = read_settings(upgrade)
+    actor: UpgradeActor | None = None
+
+    def step(name: str) -> None:
+        if actor is not None:
+            actor.step(name)
+
+    backups = BackupActor(BackupFiles(layout), now=_now)
+    installer = InstallerActor(ThreadedInstaller(store), progress=step)
+    world = UpgradeWorld(
+        sources=GitSources(layout.workspace, cache=cache),
+        targets=InstalledTarget(lambda: parts.changes.layout),
+        contents=InstalledContents(layout, planner),
+        lock=parts.lock,
+        journals=ThreadedJournals(parts.journals),
+        changes=ThreadedChanges(parts.changes),
+        live=live,
+        candidates=StagedCandidates(layout, run_id=run_id),
+        validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
+        records=ThreadedRecords(records),
+        backups=backups,
+        installer=installer,
+        now=_now,
+        clock=time.monotonic,
+        new_id=lambda: str(uuid.uuid4()),
+        scratch=lambda session_id: str(layout.staging(session_id) / "code"),
+    )
+    actor = UpgradeActor(
+        world,
+        settings,
+        notify=notify,
+        mark_rolled_back=mark_rolled_back,
+        recovered=recovered,
+        probation=await anyio.to_thread.run_sync(records.probation),
+    )
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(backups.run)
+        await tasks.start(installer.run)
+        await tasks.start(actor.run)
+        try:
+            yield actor
+        finally:
+            with anyio.CancelScope(shield=True):
+                actor.stop()
+                await actor.stopped()
+                backups.stop()
+                installer.stop()
+            tasks.cancel_scope.cancel()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

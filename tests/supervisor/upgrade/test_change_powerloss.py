@@ -1,0 +1,92 @@
+"""A power loss after any call of a change, losing what no fsync covered: one version stands whole."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mcpkeep.protocol.upgrade.journal import Ended
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+from tests.powerloss import Recorder, crashes
+from tests.small_installation import SESSION, World, build, in_memory, order, whole
+
+EVERY = 31
+"""Of some thousands of different losses, so that it takes seconds; prime, to fall on all kinds of them."""
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
+
+
+def change(world: World) -> None:
+    world.begin()
+    world.commit(order(world))
+    world.append(SESSION, Ended("completed", world.now()))
+
+
+def undone(world: World) -> None:
+    world.begin()
+    world.commit(order(world))
+    world.changes.undo(SESSION)
+    world.append(SESSION, Ended("aborted", world.now()))
+
+
+def rollback(world: World) -> None:
+    world.begin("s-2", kind="rollback")
+    world.commit(plan_rollback(world.changes, "s-2", None, calls=world.calls).order)
+    world.append("s-2", Ended("completed", world.now()))
+
+
+def upgraded(folder: Path) -> World:
+    world = build(folder)
+    change(world)
+    return world.again()
+
+
+CASES = [(build, change, "new"), (build, undone, "old"), (upgraded, rollback, "old")]
+
+
+def replay(
+    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str, without: str = ""
+) -> list[str]:
+    """What is wrong after any of the crashes that are tried."""
+    folder = memory / "recorded"
+    folder.mkdir()
+    world = ready(folder)
+    recorder = Recorder(folder, without=frozenset({without}))
+    recorder.adopt()
+    start = len(recorder.log)
+    work(world.again(recorder))
+    recorder.mark("done")
+    wrong: list[str] = []
+    for n, crash in enumerate(crashes(recorder, start, every=EVERY)):
+        put = memory / str(n)
+        put.mkdir()
+        crash.put(put)
+        again = World(Layout(put, put / ".praxis-os"))
+        try:
+            done = again.recover()
+            assert not done.failed, done.said
+            which = whole(again)
+            assert which == end or not crash.marks, "it had been acknowledged"
+        except (AssertionError, OSError) as e:
+            wrong.append(f"{n}: {e!r}")
+        again.lock.let_go()
+        shutil.rmtree(put)
+    return wrong
+
+
+@pytest.mark.parametrize(("ready", "work", "end"), CASES)
+def test_a_power_loss_leaves_what_the_next_start_makes_whole(
+    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str
+) -> None:
+    assert replay(memory, ready, work, end) == []
+
+
+@pytest.mark.parametrize("without", ["fsync", "fsync_folder"])
+def test_without_any_one_kind_of_fsync_the_replay_shows_it(memory: Path, without: str) -> None:
+    assert replay(memory, build, change, "new", without) != []
