@@ -73,7 +73,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
                     if modes is None:
                         versions[new] = _ALONE[mode]
                     elif mode not in modes:
-                        versions[new] = modes | {mode}
+                        versions[new] = modes | _ALONE[mode]
         return found
 
     @cached_property
