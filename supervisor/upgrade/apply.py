@@ -97,7 +97,7 @@ class PlanContents:
             return None, bits
         if outcome is Outcome.TEXT and decision is not None:
             text = text_of(file.path, decision)
-            modes = [version.mode for version in (file.local, file.upstream) if version] or [PLAIN]
+            modes: list[Mode] = [side.mode for side in (file.local, file.upstream) if side] or [PLAIN]
             mode = merged_mode(file.base.mode if file.base else None, modes[0], modes[-1])
             return TreeFile(_in_endings_of(local, text, mode), mode, 0), bits
         if outcome is Outcome.MERGED:
