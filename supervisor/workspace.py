@@ -81,8 +81,8 @@ def make_state_folder(
 ) -> StateFolder:
     """Make the folder for mcpkeep's own files, unless it is there; never raises.
 
-    `.mcpkeep` (with a .gitignore in it) in a workspace's `.praxis-os` or `.agent-os`, where it has one; otherwise
-    one in the user's state folder that is named after the workspace, so that other projects get no droppings.
+    `.mcpkeep` (with a .gitignore in it) in the workspace's `.praxis-os` or `.agent-os`; else one
+    in the user's state folder that is named after the workspace, so that other projects get no droppings.
     """
     bases = [os.path.join(workspace, base) for base in _BASES] if workspace is not None else []
     inside = next((base for base in bases if os.path.isdir(base)), None)
