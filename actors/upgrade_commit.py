@@ -85,8 +85,9 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
             await world.live.promote(freeze=freeze)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await world.live.drop()
+            # In this order: under `hold`, dropping it starts the former server again.
             await world.changes.undo(order.session_id)
+            await world.live.drop()
         raise
     with suppress(UpgradeFailed):  # what stays there is only dead weight
         await world.changes.settle(order.session_id)
