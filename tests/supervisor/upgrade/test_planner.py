@@ -612,3 +612,36 @@ def test_a_file_of_another_owner_is_read_all_the_same(nine: World, monkeypatch: 
     plan = nine.plan()
     monkeypatch.setattr("mcpkeep.supervisor.upgrade.live_tree.os.open", owned_by_another)
     assert nine.plan() == plan
+
+
+def test_a_version_that_only_a_merge_commit_made_is_known(tmp_path: Path) -> None:
+    world = World(tmp_path, {U + "a": LINES}, {U + "a": LINES + "two\n"})
+    git(world.source, "checkout", "-q", "-b", "side", world.commits[0])
+    (world.source / "README.md").write_text("side\n")
+    git(world.source, "add", "-A")
+    git(world.source, "commit", "-q", "-m", "side")
+    git(world.source, "checkout", "-q", "main")
+    git(world.source, "merge", "-q", "--no-commit", "side")
+    (world.source / U / "a").write_text(LINES + "by the merge\n")
+    git(world.source, "commit", "-q", "-a", "-m", "merge")
+    (world.source / U / "a").write_text(LINES + "after it\n")
+    git(world.source, "commit", "-q", "-a", "-m", "after")
+    (world / (I + "a")).write_text(LINES + "by the merge\n")
+    assert world.cases() == {"a": Case.UPDATE}
+
+
+def test_commits_that_change_nothing_installed_do_not_cut_the_history(tmp_path: Path) -> None:
+    first, second = {U + "a": LINES, U + "b": "1\n"}, {U + "a": LINES, U + "b": "2\n"}
+    third = {U + "a": "new\n" + LINES, U + "b": "3\n"}
+    world = World(
+        tmp_path,
+        first,
+        {**first, "README.md": "1\n"},
+        second,
+        {**second, "README.md": "2\n"},
+        third,
+        installed=2,
+    )
+    (world / (I + "a")).write_text(LINES + "mine\n")
+    assert world.cases() == {"a": Case.MERGE, "b": Case.UPDATE}
+    assert world.plan().installed_commit == world.commits[2]
