@@ -115,7 +115,8 @@ async def _order(context: Context, prepared: Prepared, merged: Merged, proof: Pr
         written=written,
         removed=removed,
         expected=await context.world.contents.expected(merged.plan, (*written, *removed)),
-        swap_index=proof.index != "none",
+        # A copy that nothing was added to is not worth losing what the live server indexed meanwhile.
+        swap_index=proof.index in ("updated", "built"),
         backup_id=prepared.backup_id,
     )
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+import msgspec
+
 from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, INSTALL_LIMIT, Context
 from mcpkeep.actors.upgrade_world import UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import RemoveOldBackups
 from mcpkeep.protocol.upgrade.evidence import Phase5Evidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import BASES, RECORDS
+from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, RECORDS
 from mcpkeep.protocol.upgrade.products import Closed, Merged, Prepared, Switched, Validated
 from mcpkeep.protocol.upgrade.record_texts import log_entry, summary_section
 from mcpkeep.protocol.upgrade.release import InstallRefused, PruneReleases
@@ -38,9 +40,6 @@ async def conclude(
     )
     warnings += await prune(world)
     context.step("writing the report")
-    committed = False
-    if context.settings.git_commit:
-        committed = await _commit(context, merged, warnings)
     report = report_upgrade(
         context.session_id,
         by=by,
@@ -51,8 +50,8 @@ async def conclude(
         seconds=seconds,
         started_at=started_at,
         ended_at=world.now(),
+        backup_path=f"{BASES[0]}/{BACKUPS}/{prepared.backup_id}",
         warnings=warnings,
-        git_committed=committed,
     )
     applied = merged.applied
     entry = log_entry(
@@ -63,6 +62,9 @@ async def conclude(
         resolved=applied.conflicts_resolved,
     )
     await world.records.write_records(log_entry=entry, summary=summary_section(report))
+    if context.settings.git_commit:
+        committed = await _commit(context, merged, warnings)
+        report = msgspec.structs.replace(report, git_committed=committed, warnings=tuple(warnings))
     summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}", report.to_markdown())
     await world.records.log_line(history_line(report))
     await world.lock.release()
@@ -72,7 +74,7 @@ async def conclude(
         upgrade_summary=summary,
         installation_summary_updated=True,
         update_log_appended=True,
-        git_changes_committed=committed,
+        git_changes_committed=report.git_committed,
     )
     return evidence, Closed(summary=summary, warnings=tuple(warnings))
 

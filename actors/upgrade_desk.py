@@ -110,8 +110,9 @@ class UpgradeDesk:
         """The newest report, and how upgrades went."""
         latest = await self._world.records.latest()
         lines = await self._world.records.history()
-        path, text = latest if latest is not None else (None, "no upgrade has been made here yet\n")
-        return Report(text, path, len(lines), success_rate(lines))
+        path, text = latest if latest is not None else (None, "No upgrade has been made here yet.\n")
+        upgrades = sum(line.get("kind") == "upgrade" for line in lines)
+        return Report(text, path, upgrades, success_rate(lines))
 
     async def status(
         self, under_way: Mapping[str, object] | None, probation: Probation | None

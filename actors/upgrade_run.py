@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 import anyio
 import msgspec
 
-from mcpkeep.actors.upgrade_commit import switch, validate
+from mcpkeep.actors.upgrade_commit import show_time, switch, validate
 from mcpkeep.actors.upgrade_conclude import conclude, prune
 from mcpkeep.actors.upgrade_phases import Context, Undecided, check, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
@@ -146,7 +146,17 @@ class UpgradeRun:
             await self.end("aborted", "rolled back to phase 0")
 
     async def end(self, outcome: Outcome, reason: str = "") -> None:
-        """Close the session: its staging goes, the lock is released."""
+        """Close the session: its staging goes, the lock is released, and the history says how it ended."""
+        if outcome != "completed":
+            await self._world.records.log_line(
+                {
+                    "at": show_time(self._world.now()),
+                    "session_id": self.session_id,
+                    "kind": "upgrade",
+                    "outcome": outcome,
+                    "reason": reason,
+                }
+            )
         await self._world.contents.remove_staging(self.session_id)
         await self._world.journals.append(self.session_id, Ended(outcome, self._world.now(), reason))
         await self._world.lock.release()

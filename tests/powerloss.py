@@ -8,7 +8,7 @@ or whole. fsync of a file covers its content and not its name. A rename is there
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -235,14 +235,15 @@ class Recorder:
             self.calls.append(call)
 
 
-def crashes(recorder: Recorder, start: int = 0) -> Iterator[Crash]:
+def crashes(recorder: Recorder, start: int = 0, *, every: int = 1) -> Iterator[Crash]:
     """Every different state a disk may be in after a cut, with the marks made before it.
 
-    Cuts before `start`, a length of the log, are left out.
+    Cuts before `start`, a length of the log, are left out; with `every`, all but each such subset of losses.
     """
+    turn = itertools.count()
     seen: set[tuple[object, ...]] = set()
     for cut in range(start, len(recorder.log) + 1):
-        for crash in _after(recorder, cut):
+        for crash in _after(recorder, cut, lambda: next(turn) % every == 0):
             key = (
                 tuple(sorted(crash.files.items())),
                 tuple(sorted(crash.links.items())),
@@ -254,7 +255,7 @@ def crashes(recorder: Recorder, start: int = 0) -> Iterator[Crash]:
                 yield crash
 
 
-def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
+def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator[Crash]:
     log = recorder.log[:cut]
     covered: dict[int | Path, int] = {}
     for record in log:
@@ -272,6 +273,8 @@ def _after(recorder: Recorder, cut: int) -> Iterator[Crash]:
                 contents[record.file] = (safe, loose + record.data)
     marks = tuple(r.value for r in log if isinstance(r, _Mark))
     for kept in _subsets(pending):
+        if not wanted():
+            continue
         names: dict[Path, int] = {}
         folders: set[Path] = {recorder.root}
         lost: list[tuple[Path, Path]] = []

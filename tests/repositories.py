@@ -60,10 +60,11 @@ def git(folder: Path, *words: str, feed: bytes = b"") -> str:
 
 
 def make_source(folder: Path, *versions: Tree, tags: Sequence[str] = (), checkout: bool = True) -> list[str]:
-    """A repository whose commits have these whole trees, oldest first; their object ids.
+    """A repository whose commits have these whole trees, oldest first, after a first one; their object ids.
 
     Every tree has an `mcp_server/__init__.py` and a `universal/workflows/README.md` besides.
     """
+    versions = ({}, *versions)
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     marks = folder / ".git" / "marks"
@@ -83,6 +84,7 @@ def make_source(folder: Path, *versions: Tree, tags: Sequence[str] = (), checkou
                 stream.append(b"data %d\n%b\n" % (len(entry.data), entry.data))
     git(folder, "fast-import", "--quiet", f"--export-marks={marks}", feed=b"".join(stream))
     commits = [line.split()[1] for line in sorted(marks.read_text().splitlines(), key=_mark)]
+    del commits[0]
     for tag, commit in zip(tags, commits, strict=False):
         if tag:
             git(folder, "tag", tag, commit)

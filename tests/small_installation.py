@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -265,7 +265,7 @@ def whole(world: World) -> str:
 
 
 @contextlib.contextmanager
-def in_memory(otherwise: Path) -> Iterator[Path]:
+def in_memory(otherwise: Path) -> Generator[Path]:
     """A folder in memory where the system has such: these tests make a thousand installations."""
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):

@@ -26,7 +26,7 @@ def merge_modes(local: State, base: State, upstream: State) -> Mode:
     """Whether the merged file may be executed; where none of the three is a link, both sides may have changed
     it only alike.
     """
-    changed = [state.mode for state in (local, upstream) if state.mode not in (base.mode, _LINK)]
+    changed: list[Mode] = [state.mode for state in (local, upstream) if state.mode not in (base.mode, _LINK)]
     return changed[0] if changed else base.mode
 
 

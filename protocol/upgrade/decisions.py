@@ -4,6 +4,9 @@ import difflib
 import enum
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Literal
+
+import msgspec
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.markers import has_conflict_markers
@@ -104,18 +107,20 @@ def text_of(path: str, decision: Decision) -> bytes:
     return text
 
 
+class _Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    merge: str
+
+
 def _decision(name: str, wish: object, by: str) -> Decision:
-    match wish:
-        case "keep":
-            return Decision(Choice.KEEP, by)
-        case "take":
-            return Decision(Choice.TAKE, by)
-        case {"merge": str(text), **rest} if not rest:
-            decision = Decision(Choice.MERGE, by, text)
-            text_of(name, decision)
-            return decision
-        case _:
-            raise UpgradeFailed(f"{wish!r:.80} for {name!r} is no decision", remediation=_KINDS)
+    try:
+        read = msgspec.convert(wish, Literal["keep", "take"] | _Text)
+    except msgspec.ValidationError as error:
+        raise UpgradeFailed(f"{wish!r:.80} for {name!r} is no decision", remediation=_KINDS) from error
+    if not isinstance(read, _Text):
+        return Decision(Choice(read), by)
+    decision = Decision(Choice.MERGE, by, read.merge)
+    text_of(name, decision)
+    return decision
 
 
 def _unmatched(name: str, paths: Sequence[str]) -> UpgradeFailed:

@@ -11,6 +11,14 @@ from mcpkeep.protocol.upgrade.plan import Mode
 __all__ = ["Change", "Commit", "History", "Rename", "State"]
 
 
+_ALONE: Mapping[Mode, frozenset[Mode]] = {
+    "100644": frozenset(["100644"]),
+    "100755": frozenset(["100755"]),
+    "120000": frozenset(["120000"]),
+}
+_NEVER: frozenset[Mode] = frozenset()
+
+
 class State(NamedTuple):
     """A file's content and mode."""
 
@@ -58,10 +66,14 @@ class History(msgspec.Struct, frozen=True, dict=True):
         """By path: the object ids it had under this name, and with which modes."""
         found: dict[str, dict[str, frozenset[Mode]]] = {}
         for commit in self.commits:
-            for change in commit.changes:
-                if change.new is not None:
-                    modes = found.setdefault(change.path, {})
-                    modes[change.new] = modes.get(change.new, frozenset()) | {change.mode}
+            for path, _, new, mode in commit.changes:
+                if new is not None:
+                    versions = found.setdefault(path, {})
+                    modes = versions.get(new)
+                    if modes is None:
+                        versions[new] = _ALONE[mode]
+                    elif mode not in modes:
+                        versions[new] = modes | _ALONE[mode]
         return found
 
     @cached_property
@@ -82,10 +94,11 @@ class History(msgspec.Struct, frozen=True, dict=True):
 
     def modes(self, path: str, oid: str) -> frozenset[Mode]:
         """With which modes the path, or an earlier name of it, ever had that content; empty where never."""
-        found = self.versions.get(path, {}).get(oid, frozenset[Mode]())
+        versions = self.versions.get(path)
+        found = _NEVER if versions is None else versions.get(oid, _NEVER)
         if path in self._formers:
             for name in self.names(path)[1:]:
-                found |= self.versions.get(name, {}).get(oid, frozenset())
+                found |= self.versions.get(name, {}).get(oid, _NEVER)
         return found
 
     def agreed(self, standing: Mapping[str, tuple[str, ...]]) -> int | None:
@@ -116,10 +129,15 @@ class History(msgspec.Struct, frozen=True, dict=True):
         seen: dict[str, State | None] = {}
         while place >= 0:
             commit = self.commits[place]
+            gone: list[str] = []
+            for path, _, new, mode in commit.changes:
+                if new is None:
+                    gone.append(path)
+                elif path not in seen:
+                    seen[path] = State(new, mode)
             # Where names are exchanged in one commit, a path both goes and comes; it is there then.
-            here: dict[str, State | None] = {path: None for path, _, new, _ in commit.changes if new is None}
-            here |= {path: State(new, mode) for path, _, new, mode in commit.changes if new is not None}
-            seen = here | seen
+            for path in gone:
+                seen.setdefault(path, None)
             place = commit.parent
         return {path: state for path, state in seen.items() if state is not None}
 

@@ -25,7 +25,7 @@ def not_absolute(path: str) -> Problem:
 
 def missing(path: str) -> Problem:
     return Problem(
-        f"source path {path!r} is not a folder that exists", "give the full path, starting with '/'"
+        f"source path {path!r} does not exist, or is no folder", "give the full path, starting with '/'"
     )
 
 

@@ -119,7 +119,7 @@ def judge_tree(
         problems=tuple(problems),
         warnings=warnings,
         version=next(
-            (read_version(small[e.oid]) for n in VERSION_FILES for e in entries if e.path == n), None
+            (read_version(small.get(e.oid, b"")) for n in VERSION_FILES for e in entries if e.path == n), None
         ),
     )
 

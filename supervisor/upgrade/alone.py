@@ -47,6 +47,7 @@ async def answer_alone(
                 run_id=run_id,
                 recovered=said,
                 notify=lambda notify: on_step("", notify.text),
+                heard=lambda line: None,
                 mark_rolled_back=mark_session_rolled_back(layout.workspace),
             ) as upgrade,
         ):

@@ -12,7 +12,7 @@ from pathlib import Path
 from mcpkeep.protocol.upgrade.blob import blob_id, is_blob
 from mcpkeep.protocol.upgrade.decisions import Outcome, outcome_of, text_of
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.file_mode import LINK, merged_mode
+from mcpkeep.protocol.upgrade.file_mode import LINK, PLAIN, merged_mode
 from mcpkeep.protocol.upgrade.line_endings import line_endings, normalised, with_line_endings
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Decision, Mode, Plan, PlannedFile, Version
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
@@ -97,7 +97,7 @@ class PlanContents:
             return None, bits
         if outcome is Outcome.TEXT and decision is not None:
             text = text_of(file.path, decision)
-            modes = [version.mode for version in (file.local, file.upstream) if version] or ["100644"]
+            modes: list[Mode] = [side.mode for side in (file.local, file.upstream) if side] or [PLAIN]
             mode = merged_mode(file.base.mode if file.base else None, modes[0], modes[-1])
             return TreeFile(_in_endings_of(local, text, mode), mode, 0), bits
         if outcome is Outcome.MERGED:

@@ -22,10 +22,10 @@ def renew_baseline(
 ) -> None:
     """Make baseline/ upstream's version of each planned file, whatever was decided about it, durably.
 
-    The former one is kept with the session's change, for the way back. A half of the installation (content, or code) that the plan has no file of keeps its baseline. Raises
-    UpgradeFailed, and the old baseline stands.
+    The former one is kept with the session's change, for the way back. A half of the installation (content,
+    or code) that the plan has no file of keeps its baseline. Raises UpgradeFailed, and the former one stands.
     """
-    new, old = _beside(layout, "new"), _beside(layout, "old")
+    new = _new(layout)
     with disk_failure("renewing the baseline"):
         make_folders(layout.own, calls=calls)
         settle_baseline(layout, calls=calls)
@@ -33,20 +33,10 @@ def renew_baseline(
             calls.mkdir(new)
             _fill(layout, plan, new, calls, check)
             calls.sync_tree(new)
-            stands = layout.baseline.is_dir()
-            if stands:
-                calls.rename(layout.baseline, old)
-            try:
-                calls.rename(new, layout.baseline)
-            except OSError:
-                if stands:
-                    calls.rename(old, layout.baseline)
-                raise
+            _replace(layout, new, session_id, calls)
         except BaseException:
             discard(new, calls)
             raise
-        calls.fsync_folder(layout.own)
-        _keep(layout, old, session_id, calls)
 
 
 def exchange_baseline(
@@ -55,44 +45,58 @@ def exchange_baseline(
     """Bring back the baseline from before the first of the changes `undone`; the present one is kept with
     the change of `session_id`. Nothing where none of them renewed it. Raises UpgradeFailed.
     """
-    kept = next((path for one in undone if (path := _kept(layout, one)).is_dir()), None)
-    if kept is None:
-        return
-    old = _beside(layout, "old")
     with disk_failure("bringing the baseline back"):
         settle_baseline(layout, calls=calls)
-        if layout.baseline.is_dir():
-            calls.rename(layout.baseline, old)
-        calls.rename(kept, layout.baseline)
-        calls.fsync_folder(layout.own)
-        _keep(layout, old, session_id, calls)
+        kept = next((path for one in undone if (path := _kept(layout, one)).is_dir()), None)
+        # Where the present one is kept already, it has been done: another's would be the wrong one.
+        if kept is not None and not _kept(layout, session_id).is_dir():
+            _replace(layout, kept, session_id, calls)
+
+
+def settle_baseline(layout: Layout, *, calls: FileCalls = OS_CALLS) -> None:
+    """Finish or take back a replacement that was interrupted. Raises OSError."""
+    for old in layout.own.glob(f"{layout.baseline.name}.*.old"):
+        if os.path.lexists(layout.baseline):
+            _keep(layout, old, calls)
+        else:
+            calls.rename(old, layout.baseline)
+            calls.fsync_folder(layout.own)
+    remove_tree(_new(layout), calls=calls)
+
+
+def _replace(layout: Layout, new: Path, session_id: str, calls: FileCalls) -> None:
+    old = layout.baseline.with_name(f"{layout.baseline.name}.{session_id}.old")
+    if layout.baseline.is_dir():
+        calls.rename(layout.baseline, old)
+    else:
+        # That there was none is kept too.
+        calls.mkdir(old)
+    try:
+        calls.rename(new, layout.baseline)
+    except OSError:
+        calls.rename(old, layout.baseline)
+        raise
+    calls.fsync_folder(layout.own)
+    _keep(layout, old, calls)
+
+
+def _keep(layout: Layout, old: Path, calls: FileCalls) -> None:
+    """Put the former baseline to the change that replaced it first, if that is kept."""
+    session_id = old.name.removeprefix(f"{layout.baseline.name}.").removesuffix(".old")
+    kept = _kept(layout, session_id)
+    if not kept.parent.is_dir() or kept.is_dir():
+        discard(old, calls)
+    else:
+        calls.rename(old, kept)
+        calls.fsync_folder(kept.parent)
 
 
 def _kept(layout: Layout, session_id: str) -> Path:
     return layout.change(session_id) / "baseline"
 
 
-def _keep(layout: Layout, old: Path, session_id: str, calls: FileCalls) -> None:
-    """Put the former baseline to the change that replaced it; where there was none, an empty one."""
-    kept = _kept(layout, session_id)
-    if not kept.parent.is_dir() or kept.is_dir():
-        discard(old, calls)
-        return
-    if old.is_dir():
-        calls.rename(old, kept)
-    else:
-        calls.mkdir(kept)
-    calls.fsync_folder(kept.parent)
-
-
-def settle_baseline(layout: Layout, *, calls: FileCalls = OS_CALLS) -> None:
-    """Finish or take back a renewal that was interrupted. Raises OSError."""
-    new, old = _beside(layout, "new"), _beside(layout, "old")
-    if not os.path.lexists(layout.baseline) and old.is_dir():
-        calls.rename(old, layout.baseline)
-        calls.fsync_folder(layout.own)
-    for left in (new, old):
-        remove_tree(left, calls=calls)
+def _new(layout: Layout) -> Path:
+    return layout.baseline.with_name(f"{layout.baseline.name}.new")
 
 
 def _fill(layout: Layout, plan: Plan, new: Path, calls: FileCalls, check: Check) -> None:
@@ -110,7 +114,3 @@ def _fill(layout: Layout, plan: Plan, new: Path, calls: FileCalls, check: Check)
 
 def _is_in(path: str, parts: tuple[Part, ...]) -> bool:
     return any(path.startswith(f"{part.installed}/") for part in parts)
-
-
-def _beside(layout: Layout, word: str) -> Path:
-    return layout.baseline.with_name(f"{layout.baseline.name}.{word}")

@@ -157,14 +157,14 @@ class _Trial(NamedTuple):
                 if tried is not None and await _in_thread(_read, index / METADATA) == carried:
                     return tried, "carried"
                 if tried is not None:
-                    await _in_thread(self.stamp, index, filled)
+                    await _in_thread(self.stamp, self.base, filled)
                     return tried, "updated"
                 await _in_thread(drop_index, index)
             tried = await self._try("starting the new server; it builds its search index")
             if await _in_thread(lack_of, self.base) is None:
                 await _in_thread(drop_index, index)
                 return tried, "none"
-            await _in_thread(self.stamp, index, filled)
+            await _in_thread(self.stamp, self.base, filled)
             return tried, "built"
         finally:
             flag.unlink(missing_ok=True)

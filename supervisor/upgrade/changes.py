@@ -9,7 +9,7 @@ At every instant either the journal says which group is under way, or one versio
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -487,7 +487,7 @@ def _failure(what: str, error: OSError | UpgradeFailed) -> UpgradeFailed:
 
 
 @contextlib.contextmanager
-def _as_failure(what: str) -> Iterator[None]:
+def _as_failure(what: str) -> Generator[None]:
     try:
         yield
     except OSError as e:

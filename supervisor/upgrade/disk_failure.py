@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 
@@ -25,7 +25,7 @@ _REMEDIES = {
 
 
 @contextlib.contextmanager
-def disk_failure(doing: str) -> Iterator[None]:
+def disk_failure(doing: str) -> Generator[None]:
     """Let an OSError go on as UpgradeFailed: `doing` failed, at which file, by which error."""
     try:
         yield

@@ -1,9 +1,9 @@
 """Runs git so that it changes nothing it is not told to: no hooks, monitor, locks, prompts, or network."""
 
+import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,10 +91,11 @@ def list_bounded(folder: Path, *words: str, most: int, limit: float = GIT_LIMIT)
                     f"git {words[0]} in {str(folder)!r} has more than {most} bytes to say",
                     remediation="do not install this source; it has more files than any honest one",
                 )
+        except BaseException:
+            _kill(process)
+            raise
         finally:
             killer.cancel()
-            if process.poll() is None and sys.exc_info()[0] is not None:
-                _kill(process)
     if process.returncode != 0:
         raise _failed(folder, words, process.returncode, "")
     return said
@@ -134,8 +135,11 @@ class Blobs:
         if self._process is not None:
             if kind is not None:
                 _kill(self._process)
-            with self._process:
-                pass
+            with self._process as process:
+                assert process.stdin is not None
+                # Where git has ended, what it was asked last is still to be flushed.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
 
     def open(self, oid: str) -> Blob:
         """Begin to read an object."""

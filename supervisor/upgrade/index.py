@@ -8,7 +8,7 @@ whether any file is newer than `build_time`, then compares each mtime exactly: a
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from shutil import Error, copytree, rmtree
 from typing import NamedTuple, cast
@@ -127,14 +127,19 @@ def filled_at(base: Path) -> datetime:
     return datetime.fromtimestamp(oldest - 1)
 
 
-def stamp_build_time(index: Path, at: datetime, *, calls: FileCalls = OS_CALLS) -> None:
-    """Set `build_time` to `at`, which is local time, in the index's own way of writing it; durably.
+def stamp_build_time(base: Path, at: datetime, *, calls: FileCalls = OS_CALLS) -> None:
+    """Set `build_time` of the installation's index to `at`, which is local time; durably.
 
-    Nothing is done where there is no metadata that can be read.
+    Not before the newest standard where the date is all that it knows of them: it would pass for stale, and
+    be built again. Nothing is done where there is no metadata that can be read.
     """
+    index = base / INDEX
     metadata = _metadata(index)
     if metadata is None:
         return
+    if _known_mtimes(metadata) is None:
+        newest = max((mtime for _, mtime in _sources(base, {_STANDARDS})), default=0.0)
+        at = max(at, datetime.fromtimestamp(newest) + timedelta(microseconds=1))
     former = _build_text(metadata)
     zoned = former is not None and former.tzinfo is not None
     metadata["build_time"] = (at.astimezone(former.tzinfo) if zoned and former else at).isoformat()

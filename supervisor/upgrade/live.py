@@ -125,15 +125,13 @@ class RunningServer:
 
     async def promote(self, *, freeze: bool) -> None:
         """Move requests to the started one; returns when the old one is frozen or gone. See `LiveServer`."""
+        question = PromotePrepared(freeze=freeze, drain=DRAIN)
         with anyio.CancelScope(shield=True):  # it is done all the same, and somebody has to know
-            outcome = await self._ask(
-                PromotePrepared(freeze=freeze, drain=DRAIN), DRAIN + self._stop_limit + SETTLE_SLACK
-            )
-        match outcome:
-            case PromoteDone():
-                self._generation = outcome.generation
-            case PrepareFailed() | SwitchRefused():
-                raise self._failed(outcome)
+            match await self._ask(question, DRAIN + self._stop_limit + SETTLE_SLACK):
+                case PromoteDone(generation):
+                    self._generation = generation
+                case PrepareFailed() | SwitchRefused() as outcome:
+                    raise self._failed(outcome)
 
     async def drop(self) -> None:
         """End the started one; the old one goes on. May be called where none was started."""

@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -66,15 +66,16 @@ def read_local(
     forms with other line endings are not worked out. Raises Special where it cannot be read.
     """
     try:
-        found = os.lstat(root / path)
+        here = os.path.join(root, path)
+        found = os.lstat(here)
         if stat.S_ISLNK(found.st_mode):
-            target = os.fsencode(os.readlink(root / path))
+            target = os.fsencode(os.readlink(here))
             oid = blob_id(target, algorithm)
             return Local(Version(oid, "120000", len(target)), (oid,), (len(target),))
         if stat.S_ISDIR(found.st_mode):
             return None
         mode: Mode = "100755" if found.st_mode & 0o100 else "100644"
-        with _opened(root / path) as fd:
+        with _opened(here) as fd:
             size = os.fstat(fd).st_size
             if size > _WHOLE:
                 oid = _stream_id(fd, size, algorithm)
@@ -93,7 +94,7 @@ def read_local(
 def read_bytes(root: Path, path: str) -> bytes:
     """A file's bytes. Raises Special where it cannot be read."""
     try:
-        with _opened(root / path) as fd:
+        with _opened(os.path.join(root, path)) as fd:
             return _read(fd, os.fstat(fd).st_size)
     except OSError as error:
         raise Special(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
@@ -118,7 +119,7 @@ def other_endings(data: bytes) -> Iterator[bytes]:
 
 def _find(root: Path, folder: str, problems: list[str]) -> Iterator[Found]:
     try:
-        with _opened(root / folder) as fd, os.scandir(fd) as found:
+        with _opened(os.path.join(root, folder)) as fd, os.scandir(fd) as found:
             entries = sorted(found, key=lambda entry: entry.name)
             kinds = [(entry.name, *_kind(entry)) for entry in entries]
     except OSError as error:
@@ -149,7 +150,7 @@ def _kind(entry: os.DirEntry[str]) -> tuple[Literal["file", "link", "folder"] | 
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: str) -> Generator[int]:
     try:
         fd = os.open(path, _FLAGS | _QUIET)
     except PermissionError:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
 from mcpkeep.protocol.upgrade.case import decide, explain, merge_modes, merge_states, needs_merge
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.history import History, State
@@ -49,6 +51,15 @@ class _Seen(NamedTuple):
         return self.standing, self.origin.base, upstream
 
 
+class _Merged(msgspec.Struct):
+    """What the last plan of an installation merged, so that the next one need not."""
+
+    merges: dict[str, tuple[str, int] | None] = {}
+    """Object id and size of the result, by the ids of base, local and upstream, and the kind of file."""
+    sizes: dict[str, int] = {}
+    """Of bases, in bytes, by their object ids."""
+
+
 class Planning:
     """One plan in the making; for one thread."""
 
@@ -74,6 +85,7 @@ class Planning:
         self._algorithm = algorithm_of(facts.commit)
         self._blobs = blobs
         self._cache = cache
+        self._before = self._merged = _Merged()
         self._check = check
         self._upstream = {path: version for path, version in tree.files.items() if path.startswith(roots)}
         problems: list[str] = []
@@ -101,28 +113,38 @@ class Planning:
         present = {part_of(found.path) for found in self._found if found.kind != "folder"}
         standing = {path: local[path].forms if path in local else () for path in known}
         self.agreed = history.agreed({p: forms for p, forms in standing.items() if part_of(p) in present})
-        agreed = {} if self.agreed is None else history.tree(self.agreed)
-        agreed = {path: state for path, state in agreed.items() if part_of(path) in present}
+        agreed: dict[str, State] = {}
+        if self.agreed is not None:
+            tree_then = history.tree(self.agreed)
+            agreed = {path: state for path, state in tree_then.items() if part_of(path) in present}
+        # What was installed may be older than a history's first commit, if that is shallow or rewritten. Then
+        # to take it for the base would hide what upstream changed before it.
+        self._trusted = self.agreed is not None and history.commits[self.agreed].parent >= 0
         # A branch of the source may hold what the user wrote and has not given upstream: that is the user's.
         head = next(place for place, commit in enumerate(history.commits) if commit.oid == facts.commit)
         installed = history.trunk(head) | agreed.keys() | self._baseline_paths | manifest.keys()
         self._local = {path: f for path, f in local.items() if path in self._upstream or path in installed}
         self._evidence = Evidence(
             history=history,
-            agreed=agreed,
+            agreed=agreed if self._trusted else {},
             baseline=self._read_baseline,
             baseline_parts=baseline_parts,
             manifest=manifest,
-            checksum=lambda path: hashlib.sha256(read_bytes(layout.base, path)).hexdigest(),
-            upstream_checksum=lambda path: hashlib.sha256(blobs.read(self._upstream[path].oid)).hexdigest(),
+            checksum=self._checksum,
+            upstream_checksum=self._upstream_checksum,
         )
 
     def files(self) -> tuple[PlannedFile, ...]:
         """Every file of the plan, sorted by path."""
+        key = f"merges-{_FORMAT}-{hashlib.sha256(bytes(self._layout.base)).hexdigest()[:16]}"
+        self._before = self._cache.read(key, _Merged) or _Merged()
+        self._merged = _Merged()
         pairs = pair_up(self._local, self._upstream, self._history)
         seen = [self._look(pair) for pair in pairs]
         merges = self._merge_all([one for one in seen if _wants_bytes(one)])
         planned = {file.path: file for one in seen if (file := self._plan(one, merges)) is not None}
+        if self._merged != self._before:
+            self._cache.write(key, self._merged)
         return tuple(self._unobstructed(planned))
 
     def warnings(self, files: Sequence[PlannedFile]) -> list[str]:
@@ -138,7 +160,7 @@ class Planning:
             warnings.append(
                 "no installed file is of the source's history: it is rewritten, or of another repository"
             )
-        if unknown and (self._facts.shallow or self.agreed is None):
+        if unknown and not self._trusted:
             warnings.append(
                 f"{len(unknown)} files differ from upstream's, and what was installed is not known: "
                 f"{enumerate_some(unknown)}; each is a conflict"
@@ -216,7 +238,7 @@ class Planning:
         return files
 
     def _unknown(self, one: _Seen) -> str:
-        if self._facts.shallow or self.agreed is None:
+        if not self._trusted:
             return "differs from upstream's, and what was installed is not known"
         return "a file of yours stands where upstream has one"
 
@@ -231,33 +253,27 @@ class Planning:
         for kept in self._baseline.values():
             if kept is not None and state.oid in kept.forms:
                 return Version(state.oid, state.mode, kept.sizes[kept.forms.index(state.oid)])
-        return Version(state.oid, state.mode, self._blobs.size(state.oid))
+        size = self._before.sizes.get(state.oid)
+        self._merged.sizes[state.oid] = self._blobs.size(state.oid) if size is None else size
+        return Version(state.oid, state.mode, self._merged.sizes[state.oid])
 
     def _merge_all(self, seen: Sequence[_Seen]) -> Mapping[str, Version | None]:
-        """What each merge comes to, by path; from the cache where it was made before."""
-        if not seen:
-            return {}
-        key = f"merges-{_FORMAT}-{hashlib.sha256(bytes(self._layout.base)).hexdigest()[:16]}"
-        kept = self._cache.read(key, dict[str, tuple[str, int] | None]) or {}
-        made: dict[str, tuple[str, int] | None] = {}
+        """What each merge comes to, by path; None where the changes overlap."""
         merges: dict[str, Version | None] = {}
         for one in seen:
             local, base, upstream = one.sides
             assert one.local is not None and local is not None and base is not None and upstream is not None
             path = one.pair.path
-            name = f"{base.oid} {one.local.version.oid} {upstream.oid} {path.rpartition('.')[2]}"
-            if name in kept:
-                made[name] = kept[name]
+            key = f"{base.oid} {one.local.version.oid} {upstream.oid} {path.rpartition('.')[2]}"
+            if key in self._before.merges:
+                result = self._before.merges[key]
             else:
                 self._check()
                 merged = self._merge(one, base)
-                made[name] = None if merged is None else (blob_id(merged, self._algorithm), len(merged))
-            found = made[name]
-            merges[path] = (
-                None if found is None else Version(found[0], merge_modes(local, base, upstream), found[1])
-            )
-        if made != kept:
-            self._cache.write(key, made)
+                result = None if merged is None else (blob_id(merged, self._algorithm), len(merged))
+            self._merged.merges[key] = result
+            if result is not None:
+                merges[path] = Version(result[0], merge_modes(local, base, upstream), result[1])
         return merges
 
     def _merge(self, one: _Seen, base: State) -> bytes | None:
@@ -274,6 +290,8 @@ class Planning:
             ours = read_bytes(self._layout.base, where)
         except Special as error:
             raise UpgradeFailed(str(error), remediation="make it readable, and plan again") from error
+        if blob_id(ours, self._algorithm) != one.local.version.oid:
+            raise UpgradeFailed(f"{where!r} was changed while it was planned", remediation="plan again")
         return merge_bytes(old, ours, self._blobs.read(one.upstream.oid), path=one.pair.path)
 
     def _read_all(self, known: set[str], problems: list[str]) -> dict[str, Local]:
@@ -296,6 +314,12 @@ class Planning:
             if file is not None:
                 local[path] = file
         return local
+
+    def _checksum(self, path: str) -> str:
+        return hashlib.sha256(read_bytes(self._layout.base, path)).hexdigest()
+
+    def _upstream_checksum(self, path: str) -> str:
+        return hashlib.sha256(self._blobs.read(self._upstream[path].oid)).hexdigest()
 
     def _is_known(self, path: str, oid: str) -> bool:
         return bool(self._history.modes(path, oid))

@@ -18,13 +18,14 @@ from mcpkeep.protocol.upgrade.source_tree import (
     judge_tree,
 )
 from mcpkeep.supervisor.upgrade.cache import Cache
-from mcpkeep.supervisor.upgrade.git import Blobs, ask_git, list_bounded, run_git
+from mcpkeep.supervisor.upgrade.git import Blobs, ask_git, list_bounded
 
 __all__ = ["NotASource", "RepositoryFacts", "algorithm_of", "read_facts", "read_history", "read_tree"]
 
 # Raised by one whenever what is cached means something else.
 _FORMAT = 1
 _LISTING_LIMIT = 64 * 1024 * 1024  # bytes; some 500,000 files. A tree that holds itself tenfold has more.
+_LOG_LIMIT = 512 * 1024 * 1024  # bytes; some 3,000,000 changes
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LOG = (
     *("-c", "log.showSignature=false", "-c", "log.showRoot=true", "log", "--full-history", "--sparse"),
@@ -113,11 +114,7 @@ def read_tree(folder: Path, commit: str, *, cache: Cache) -> SourceTree:
                 small[entry.oid] = blobs.read(entry.oid)
         if any(entry.path == MANIFEST_PATH for entry in entries):
             for entry in entries:
-                if (
-                    entry.mode is not None
-                    and entry.path.startswith("universal/")
-                    and entry.size <= LARGEST_FILE
-                ):
+                if _is_listed(entry):
                     digest = hashlib.sha256()
                     for chunk in blobs.open(entry.oid).chunks:
                         digest.update(chunk)
@@ -137,7 +134,9 @@ def read_history(folder: Path, facts: RepositoryFacts, *, cache: Cache) -> Histo
     if kept is not None:
         return kept
     parts = [part.source for part in PARTS]
-    log = run_git(folder, *_LOG, facts.commit, "--branches", "--tags", "--remotes", "--", *parts)
+    log = list_bounded(
+        folder, *_LOG, facts.commit, *("--branches", "--tags", "--remotes"), "--", *parts, most=_LOG_LIMIT
+    )
     history = History(parse_log(log))
     cache.write(key, history)
     return history

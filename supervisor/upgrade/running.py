@@ -204,8 +204,13 @@ class Upgrades:
             run_id=self._run_id,
             recovered=() if started is None else started.said,
             notify=self._notify,
+            heard=_log_candidate,
             mark_rolled_back=self._mark,
         )
+
+
+def _log_candidate(line: str) -> None:
+    logging.getLogger("mcpkeep.candidate").info("%s", line)
 
 
 def _import_world() -> None:

@@ -77,33 +77,32 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
         return SourceFacts(real, commit=facts.commit, problems=(*problems, inspection.bare(real)))
     if facts.prefix:
         return SourceFacts(real, problems=(*problems, inspection.not_the_root(real, facts.prefix)))
-    status, describe, partial = ask_many(source, _STATUS, _DESCRIBE, _PARTIAL)
+    # First, because git itself would follow a hostile tree to its end.
+    try:
+        tree = read_tree(source, facts.commit, cache=cache)
+    except UpgradeFailed as error:
+        partial = ask_git(source, *_PARTIAL).stdout
+        problem = inspection.partial(real) if partial else Problem(str(error), error.remediation)
+        return SourceFacts(real, commit=facts.commit, problems=(*problems, problem))
+    status, describe, partials = ask_many(source, _STATUS, _DESCRIBE, _PARTIAL)
     changed = tuple(parse_status(_said(source, status, "status")))
     if changed:
         problems.append(inspection.dirty(changed))
-    signed: bool | None = None
-    if require_signed:
-        signed = _is_signed(source, facts.commit, problems)
-    tree: SourceTree | None = None
-    if partial.stdout:
+    signed = _is_signed(source, facts.commit, problems) if require_signed else None
+    if partials.stdout:
         problems.append(inspection.partial(real))
-    else:
-        try:
-            tree = read_tree(source, facts.commit, cache=cache)
-            problems.extend(tree.problems)
-            lacking = [name for name in ("mcp_server", "universal") if not _has(tree, name)]
-            if lacking:
-                problems.append(inspection.not_praxis_os(real, lacking))
-        except UpgradeFailed as error:
-            problems.append(Problem(str(error), error.remediation))
+    lacking = [name for name in ("mcp_server", "universal") if not _has(tree, name)]
+    if lacking:
+        problems.append(inspection.not_praxis_os(real, lacking))
+    problems.extend(tree.problems)
     described = describe.stdout.decode(errors="replace").strip() if describe.code == 0 else ""
     return SourceFacts(
         real,
         commit=facts.commit,
-        version=(tree.version if tree is not None else None) or described or facts.commit[:7],
+        version=tree.version or described or facts.commit[:7],
         clean=not changed,
         signed=signed,
-        server_files=_server_files(tree) if tree is not None else {},
+        server_files=_server_files(tree),
         problems=tuple(problems),
     )
 

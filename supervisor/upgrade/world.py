@@ -25,6 +25,7 @@ from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
 from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.process import mark_environment
+from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.cache import Cache, user_cache_folder
 from mcpkeep.supervisor.upgrade.candidate import StagedCandidates
@@ -77,7 +78,11 @@ def make_parts(layout: Layout) -> UpgradeParts:
 
 def recover_installation(parts: UpgradeParts) -> Recovered:
     """Bring the installation to one whole version, before any server of it is started."""
-    return recover(parts.changes, parts.journals, parts.lock)
+    recovered = recover(parts.changes, parts.journals, parts.lock)
+    if parts.lock.owner() is None or parts.lock.held_for is not None:  # nobody else is at work
+        repair_venv(parts.changes.layout)
+        BackupFiles(parts.changes.layout).recover()
+    return recovered
 
 
 def read_settings(upgrade: Upgrade) -> UpgradeSettings:
@@ -125,9 +130,13 @@ async def running_upgrades(
     run_id: str,
     recovered: tuple[str, ...],
     notify: Callable[[Notify], None],
+    heard: Callable[[str], None],
     mark_rolled_back: Callable[[str, str], Awaitable[None]],
 ) -> AsyncGenerator[UpgradeActor]:
-    """The upgrade actor with all that stands behind it, while the context lasts."""
+    """The upgrade actor with all that stands behind it, while the context lasts.
+
+    `heard` takes each line that a candidate writes to stderr.
+    """
     layout = parts.layout
     environ = dict(os.environ)
     cache = Cache(user_cache_folder(environ, environ.get("HOME") or os.path.expanduser("~")))
@@ -156,7 +165,7 @@ async def running_upgrades(
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
         live=live,
-        candidates=StagedCandidates(layout, run_id=run_id),
+        candidates=StagedCandidates(layout, run_id=run_id, heard=heard),
         validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
         records=ThreadedRecords(records),
         backups=backups,

@@ -169,9 +169,12 @@ class World:
             notify=self.notices.append,
             chance=lambda: self.chance,
             release="old",
-            crashed=lambda *crash: self.crashes.append(crash),
+            crashed=self.crash,
             clock=clock or anyio.current_time,
         )
+
+    def crash(self, release: str | None, exit_: Exit, times: int) -> None:
+        self.crashes.append((release, exit_, times))
 
     def take(self) -> list[RelayOrder | str]:
         taken, self.happened = self.happened, []

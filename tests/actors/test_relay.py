@@ -621,16 +621,29 @@ async def test_a_request_of_ours_is_answered_to_us_and_the_client_hears_nothing(
     assert world.client.messages() == []
 
 
+def answer_no(world: World, id_: str) -> None:
+    world.child(1, failure(id_))
+
+
+def die(world: World, id_: str) -> None:
+    world.exit(1)
+
+
+def be_frozen(world: World, id_: str) -> None:
+    world.actor.order(ChildFrozen(1, 0))
+
+
+def answer_too_much(world: World, id_: str) -> None:
+    world.child(1, {**result(id_), "result": "x" * 200_000})
+
+
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (lambda world, id_: world.child(1, failure(id_)), '{"code":-32601,"message":"no"}'),
-        (lambda world, id_: world.exit(1), "the MCP server was killed by SIGKILL"),
-        (lambda world, id_: world.actor.order(ChildFrozen(1, 0)), "the MCP server was replaced"),
-        (
-            lambda world, id_: world.child(1, {**result(id_), "result": "x" * 200_000}),
-            "the server answered with",
-        ),
+        (answer_no, '{"code":-32601,"message":"no"}'),
+        (die, "the MCP server was killed by SIGKILL"),
+        (be_frozen, "the MCP server was replaced"),
+        (answer_too_much, "the server answered with"),
     ],
 )
 async def test_a_request_of_ours_that_gets_no_result_fails_with_the_reason(

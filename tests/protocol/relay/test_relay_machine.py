@@ -538,7 +538,8 @@ class RelayMachine(RuleBasedStateMachine):
         else:
             self.children[generation] = child
             self.order(ChildThawed(generation))
-            self.candidate, _ = generation, self.ready.add(generation)
+            self.candidate = generation
+            self.ready.add(generation)
             self.promote()
 
     @precondition(lambda self: self.children)

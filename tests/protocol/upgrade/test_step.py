@@ -127,7 +127,8 @@ def test_what_the_user_made_where_a_file_was_taken_away_stays() -> None:
 def test_every_possible_state_is_answered_with_moves_that_end_and_leave_no_temporary_file() -> None:
     """Also those that only a disk that reorders leaves."""
     files = (None, OLD, NEW, EDITED)
-    for step, states in itertools.product((PUT_OVER, PUT_NEW, TAKE), itertools.product(files, repeat=5)):
+    steps: tuple[PutFile | TakeFile, ...] = (PUT_OVER, PUT_NEW, TAKE)
+    for step, states in itertools.product(steps, itertools.product(files, repeat=5)):
         world = {place: file for place, file in zip(Place, states, strict=True) if file is not None}
         if isinstance(step, TakeFile):
             world.pop(Place.STAGED, None)

@@ -61,11 +61,13 @@ class DrivenTree(tree._Tree):  # pyright: ignore[reportPrivateUsage]
                 await live.promote(freeze=bool(words[0]))
                 return None
             case "drop":
-                return await live.drop()
+                await live.drop()
+                return None
             case "frozen":
                 return live.frozen()
             case "end_frozen":
-                return await live.end_frozen()
+                await live.end_frozen()
+                return None
             case "stderr":
                 return live.stderr_since_switch()
             case "elicit":

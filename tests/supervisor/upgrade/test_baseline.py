@@ -5,8 +5,19 @@ from pathlib import Path
 import pytest
 
 from mcpkeep.protocol.upgrade.plan import Case
-from mcpkeep.supervisor.upgrade.baseline import renew_baseline, settle_baseline
-from tests.supervisor.upgrade.content_world import ContentWorld, File, Spec, executable, link, plain, tree_of
+from mcpkeep.supervisor.durable import FileCalls
+from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, renew_baseline, settle_baseline
+from tests.faults import Faults
+from tests.supervisor.upgrade.content_world import (
+    SESSION,
+    ContentWorld,
+    File,
+    Spec,
+    executable,
+    link,
+    plain,
+    tree_of,
+)
 
 OLD, MINE, NEW = plain("old\n"), plain("mine\n"), plain("new\r\n")
 
@@ -45,7 +56,7 @@ def _expected(files: dict[str, File]) -> dict[str, tuple[object, ...]]:
 
 def test_it_is_what_upstream_has_of_each_planned_file_whatever_was_decided(world: ContentWorld) -> None:
     before = world.live()
-    renew_baseline(world.layout, world.plan())
+    renew_baseline(world.layout, world.plan(), SESSION)
     assert _files(world.layout.baseline) == _expected(UPSTREAM)
     assert world.live() == before
 
@@ -54,7 +65,7 @@ def test_an_old_one_is_replaced_as_a_whole_and_nothing_is_left_beside(world: Con
     old = world.layout.baseline / "workflows/no longer.md"
     old.parent.mkdir(parents=True)
     old.write_text("old")
-    renew_baseline(world.layout, world.plan())
+    renew_baseline(world.layout, world.plan(), SESSION)
     assert _files(world.layout.baseline) == _expected(UPSTREAM)
     assert [path.name for path in world.layout.own.iterdir()] == ["baseline"]
 
@@ -67,17 +78,103 @@ def test_the_half_that_was_not_planned_keeps_its_baseline(world: ContentWorld, h
         place.parent.mkdir(parents=True)
         place.write_bytes(file.data)
         place.chmod(0o755 if file.mode == "100755" else 0o644)
-    renew_baseline(world.layout, world.plan(*half))
+    renew_baseline(world.layout, world.plan(*half), SESSION)
     kept = {path: file for path, file in earlier.items() if path.startswith("usage") == (half is CODE)}
     planned = {path: file for path, file in UPSTREAM.items() if path in half}
     assert _files(world.layout.baseline) == _expected({**planned, **kept})
 
 
 def test_a_renewal_that_was_cut_between_its_renames_is_taken_back(world: ContentWorld) -> None:
-    renew_baseline(world.layout, world.plan(*CONTENT))
+    renew_baseline(world.layout, world.plan(*CONTENT), SESSION)
     before = _files(world.layout.baseline)
-    world.layout.baseline.rename(world.layout.own / "baseline.old")
+    world.layout.baseline.rename(world.layout.own / f"baseline.{SESSION}.old")
     (world.layout.own / "baseline.new").mkdir()
     settle_baseline(world.layout)
     assert _files(world.layout.baseline) == before
     assert [path.name for path in world.layout.own.iterdir()] == ["baseline"]
+
+
+def _put(world: ContentWorld, text: str) -> None:
+    world.layout.baseline.mkdir(parents=True)
+    (world.layout.baseline / "which").write_text(text)
+
+
+def _which(folder: Path) -> str:
+    return (folder / "which").read_text()
+
+
+def test_the_way_back_brings_the_former_baseline_back_and_the_way_forth_the_newer(
+    world: ContentWorld,
+) -> None:
+    _put(world, "first")
+    world.layout.change(SESSION).mkdir(parents=True)
+    renew_baseline(world.layout, world.plan(), SESSION)
+    newer = _files(world.layout.baseline)
+    world.layout.change("back").mkdir()
+    exchange_baseline(world.layout, "back", [SESSION])
+    assert _which(world.layout.baseline) == "first"
+    world.layout.change("forth").mkdir()
+    exchange_baseline(world.layout, "forth", ["back"])
+    assert _files(world.layout.baseline) == newer
+
+
+def test_that_there_was_no_baseline_is_brought_back_too(world: ContentWorld) -> None:
+    world.layout.change(SESSION).mkdir(parents=True)
+    renew_baseline(world.layout, world.plan(), SESSION)
+    exchange_baseline(world.layout, "back", [SESSION])
+    assert list(world.layout.baseline.iterdir()) == []
+
+
+def test_where_no_change_renewed_it_the_baseline_stays(world: ContentWorld) -> None:
+    _put(world, "first")
+    exchange_baseline(world.layout, "back", ["content", "code"])
+    assert _which(world.layout.baseline) == "first"
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killing(Faults):
+    """Nothing is called any more from number `fail_at` on."""
+
+    def _count(self) -> None:
+        n, self.made = self.made, self.made + 1
+        if n >= self.fail_at >= 0:
+            raise Killed
+
+
+def test_wherever_a_renewal_or_exchange_is_killed_doing_it_again_keeps_the_right_one(tmp_path: Path) -> None:
+    def begin(root: Path) -> ContentWorld:
+        world = ContentWorld(root, SPECS[:1])
+        _put(world, "first")
+        for session in ("one", "two", "back"):
+            world.layout.change(session).mkdir(parents=True)
+        return world
+
+    def work(world: ContentWorld, calls: FileCalls) -> None:
+        renew_baseline(world.layout, world.plan(), "one", calls=calls)
+
+    def back(world: ContentWorld, calls: FileCalls) -> None:
+        exchange_baseline(world.layout, "back", ["one", "two"], calls=calls)
+
+    counting = [Killing(fail_at=-1, code=0), Killing(fail_at=-1, code=0)]
+    world = begin(tmp_path / "count")
+    work(world, counting[0])
+    back(world, counting[1])
+    for n in range(counting[0].made + counting[1].made):
+        world = begin(tmp_path / str(n))
+        (world.layout.change("two") / "baseline").mkdir()
+        (world.layout.change("two") / "baseline/which").write_text("second")
+        if n < counting[0].made:
+            with pytest.raises(Killed):
+                work(world, Killing(fail_at=n, code=0))
+        work(world, Killing(fail_at=-1, code=0))
+        assert _which(world.layout.change("one") / "baseline") == "first"
+        newer = _files(world.layout.baseline)
+        if n >= counting[0].made:
+            with pytest.raises(Killed):
+                back(world, Killing(fail_at=n - counting[0].made, code=0))
+        back(world, Killing(fail_at=-1, code=0))
+        assert _which(world.layout.baseline) == "first"
+        assert _files(world.layout.change("back") / "baseline") == newer

@@ -199,7 +199,7 @@ def test_the_date_is_set_and_all_else_of_the_metadata_stays(base: Path) -> None:
     index = make(base)
     (index / "metadata.json").chmod(0o644)
     before = json.loads((index / "metadata.json").read_text())
-    stamp_build_time(index, datetime(2025, 5, 5, 5, 5, 5, 5))
+    stamp_build_time(base, datetime(2025, 5, 5, 5, 5, 5, 5))
     assert json.loads((index / "metadata.json").read_text()) == {
         **before,
         "build_time": "2025-05-05T05:05:05.000005",
@@ -207,15 +207,26 @@ def test_the_date_is_set_and_all_else_of_the_metadata_stays(base: Path) -> None:
     assert (index / "metadata.json").stat().st_mode & 0o777 == 0o644
 
 
+def test_an_older_index_is_dated_no_earlier_than_the_newest_standard(base: Path) -> None:
+    make(base, files_mtimes=None)
+    for name, mtime in (("a.md", 1_800_000_000_123_456_789), ("deep/b ü.md", 1_800_000_000_999_999_999)):
+        os.utime(base / "standards" / name, ns=(mtime, mtime))
+    assert not is_current(base)
+    stamp_build_time(base, datetime.fromtimestamp(1_700_000_000))
+    assert is_current(base)
+    stamp_build_time(base, datetime.fromtimestamp(1_900_000_000))
+    assert lack_of(base) == Lack((), ())
+
+
 def test_a_date_with_a_zone_keeps_its_zone(base: Path) -> None:
     index = make(base, build_time="2026-01-01T00:00:00+00:00")
     at = datetime(2025, 5, 5, 5, 5, 5)
-    stamp_build_time(index, at)
+    stamp_build_time(base, at)
     said = json.loads((index / "metadata.json").read_text())["build_time"]
     assert said.endswith("+00:00")
     assert datetime.fromisoformat(said) == at.astimezone(UTC)
 
 
 def test_an_index_without_metadata_is_not_dated(base: Path) -> None:
-    stamp_build_time(base / ".cache/vector_index", BUILT)
+    stamp_build_time(base, BUILT)
     assert not (base / ".cache").exists()

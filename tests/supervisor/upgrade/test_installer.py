@@ -18,6 +18,7 @@ from mcpkeep.protocol.upgrade.post_install import PostInstall
 from mcpkeep.protocol.upgrade.release import MakeRelease, Pruned, ReleaseMade, Snapshot, release_id_of
 from mcpkeep.protocol.upgrade.requirements import PythonFacts
 from mcpkeep.supervisor.durable import OsCalls
+from mcpkeep.supervisor.upgrade import release_store
 from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.installer import Installer, installed_version
@@ -311,6 +312,23 @@ def test_what_cannot_be_removed_is_told(world: World, tmp_path: Path) -> None:
     assert pruned.warnings == (f"release {made.release_id} could not be removed: input/output error",)
 
 
+def test_a_release_that_is_half_removed_is_none(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = world.installation(tmp_path, installed=("alpha==1.0",))
+    adopt(world.installer(layout))
+    write_code(tmp_path / "code", "alpha\n")
+    make(world.installer(layout), order(tmp_path / "code"))
+
+    def fail(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(release_store, "remove_tree", fail)
+    pruned = world.installer(layout).prune((), stopper=Stopper(), progress=nothing)
+    assert (pruned.releases, len(pruned.warnings)) == ((), 1)
+    assert release_ids(layout) == ("adopted",)
+
+
 def test_post_install_steps_run_once_per_venv(world: World, tmp_path: Path) -> None:
     layout = world.installation(tmp_path, requirements="stepper\n", installed=("stepper",))
     table = {"stepper": PostInstall(("stepper", "0")), "absent": PostInstall(("absent",))}
@@ -412,9 +430,9 @@ class Killed(OsCalls):
         self._count()
         super().link(source, target)
 
-    def symlink(self, target: str, path: Path) -> None:
+    def symlink(self, text: str, path: Path) -> None:
         self._count()
-        super().symlink(target, path)
+        super().symlink(text, path)
 
     def unlink(self, path: Path) -> None:
         self._count()

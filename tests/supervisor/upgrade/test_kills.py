@@ -93,14 +93,13 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 def test_killed_at_any_call_the_next_start_finds_or_makes_one_whole_version(
     memory: Path, ready: Callable[[Path], World], work: Work
 ) -> None:
-    outcomes: set[str] = set()
+    n = 0
     for n, world in each_kill(memory, ready, work):
         done = world.recover()
         assert not done.failed, (n, done)
-        outcomes.add(assert_settled(world))
+        assert_settled(world)
         assert world.again().recover().said == ()
     assert n > 30
-    print(n, outcomes)
 
 
 @pytest.mark.parametrize(("ready", "work"), CASES)
@@ -108,7 +107,7 @@ def test_killed_again_at_any_call_of_the_recovery_it_comes_to_the_same(
     memory: Path, ready: Callable[[Path], World], work: Work
 ) -> None:
     for n, world in each_kill(memory, ready, work):
-        for m in itertools.count(n % 11, 11):
+        for m in itertools.count(n % 17, 17):
             world, died = killed_at(m, world, World.recover)
             if not died:
                 break

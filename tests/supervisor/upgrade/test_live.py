@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -336,14 +335,15 @@ def test_a_frozen_server_that_is_killed_is_forgotten_with_a_word(workspace: Work
         assert facts(client)["version"] == "1.0-a"
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        Client.close_stdin,
-        *(lambda client, n=n: client.process.send_signal(n) for n in (signal.SIGTERM, signal.SIGKILL)),
-    ],
-    ids=["EOF", "SIGTERM", "SIGKILL"],
-)
+def terminate(client: Client) -> None:
+    client.process.terminate()
+
+
+def kill(client: Client) -> None:
+    client.process.kill()
+
+
+@pytest.mark.parametrize("end", [Client.close_stdin, terminate, kill])
 def test_however_mcpkeep_ends_its_frozen_server_ends_too(
     workspace: Workspace, end: Callable[[Client], None]
 ) -> None:

@@ -164,21 +164,21 @@ def test_where_the_kernel_cannot_copy_bytes_are_read_and_written(
 
 
 def test_a_file_that_changes_while_it_is_copied_is_copied_again(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(b"old")
+    original, target = tmp_path / "source", tmp_path / "target"
+    original.write_bytes(b"old")
 
     class Edited(OsCalls):
         edits = 1
 
-        def copy(self, source_fd: int, fd: int, size: int) -> int:
-            copied = super().copy(source_fd, fd, size)
+        def copy(self, source: int, fd: int, size: int) -> int:
+            copied = super().copy(source, fd, size)
             if self.edits:
                 self.edits -= 1
-                source.write_bytes(b"newer")
-                os.utime(source, ns=(5, 5))
+                original.write_bytes(b"newer")
+                os.utime(original, ns=(5, 5))
             return copied
 
-    copy_file_as_it_is("source", source, target, calls=Edited())
+    copy_file_as_it_is("source", original, target, calls=Edited())
     assert target.read_bytes() == b"newer"
     assert target.stat().st_mtime_ns == 5
     target.unlink()
@@ -186,13 +186,13 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(tmp_path: Path) 
     class Restless(OsCalls):
         edits = 0
 
-        def copy(self, source_fd: int, fd: int, size: int) -> int:
+        def copy(self, source: int, fd: int, size: int) -> int:
             self.edits += 1
-            os.utime(source, ns=(self.edits, 1_000 + self.edits))
-            return super().copy(source_fd, fd, size)
+            os.utime(original, ns=(self.edits, 1_000 + self.edits))
+            return super().copy(source, fd, size)
 
     with pytest.raises(UpgradeFailed, match="'source' changed each of the 5 times it was read"):
-        copy_file_as_it_is("source", source, target, calls=Restless())
+        copy_file_as_it_is("source", original, target, calls=Restless())
     assert not target.exists()
 
 

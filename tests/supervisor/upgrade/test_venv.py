@@ -73,6 +73,16 @@ class Bench:
         return sorted(name for name in os.listdir(self.folder) if name not in ("old", ".lock"))
 
 
+def know_by_heart(venv: Path, base: str) -> None:
+    """Have the venv's interpreter say that it was made with `base`, whatever that is."""
+    markers = ask_python(Path(sys.executable), environ={}).markers
+    facts = msgspec.json.encode(PythonFacts("abi", "platform", base, markers))
+    python = venv_python(venv)
+    python.unlink()
+    python.write_text(f"#!/bin/sh\necho '@mcpkeep@{facts.decode()}'\n")
+    python.chmod(0o755)
+
+
 def versions(built: BuiltVenv) -> dict[str, str]:
     return {
         each.name: each.version for each in built.facts.installed if each.name not in ("pip", "setuptools")
@@ -210,13 +220,8 @@ def test_uvs_words_are_told_where_pip_fails_without_any(world: World, tmp_path: 
     uv.write_text("#!/bin/sh\necho 'client error (Connect)' >&2\nexit 2\n")
     base.write_text(f"#!/bin/sh\ncase $* in *venv*) exit 1;; esac\nexec {sys.executable} $*\n")
     bench = Bench(world, tmp_path, uv=str(uv))
-    facts = msgspec.json.encode(
-        PythonFacts("abi", "platform", str(base), ask_python(Path(sys.executable), environ={}).markers)
-    )
-    old = bench.folder / "old" / "bin" / "python"
-    old.unlink()
-    old.write_text(f"#!/bin/sh\necho '@mcpkeep@{facts.decode()}'\n")
-    for script in (uv, base, old):
+    know_by_heart(bench.folder / "old", str(base))
+    for script in (uv, base):
         script.chmod(0o755)
     with pytest.raises(UpgradeFailed, match="no network"):
         bench.provide("beta\n")
@@ -252,6 +257,35 @@ def test_pip_names_the_same_causes(
     command = (python, "-I", "-m", "pip", "install", "--dry-run", "-r", str(tmp_path / "requirements.txt"))
     done = run_command(command, env=world.environ, limit=60)
     assert (done.code != 0, diagnose(done.lines).cause) == (True, Cause(cause)), done.text
+
+
+def test_neither_uv_nor_the_interpreter_can_be_executed(world: World, tmp_path: Path) -> None:
+    bench = Bench(world, tmp_path, uv="/no/such/uv")
+    know_by_heart(bench.folder / "old", "/no/such/python")
+    with pytest.raises(UpgradeFailed, match="'/no/such/python' cannot be executed: no such file"):
+        bench.provide("beta\n")
+    assert bench.left() == []
+
+
+def test_an_installer_that_reports_success_and_installs_nothing_is_found_out(
+    world: World, tmp_path: Path
+) -> None:
+    liar = tmp_path / "uv"
+    liar.write_text(f'#!/bin/sh\n[ "$1" = pip ] || exec {sys.executable} -m venv --without-pip "$5"\n')
+    liar.chmod(0o755)
+    bench = Bench(world, tmp_path, uv=str(liar))
+    with pytest.raises(UpgradeFailed, match="uv reported success, and these are not met: beta"):
+        bench.provide("beta\n")
+    assert bench.left() == []
+
+
+def test_a_made_venv_that_does_not_run_any_more_is_not_shared(world: World, tmp_path: Path) -> None:
+    bench = Bench(world, tmp_path, uv=world.uv)
+    built = bench.provide("beta\n")
+    (bench.folder / built.name / "bin" / "python").unlink()
+    beside = bench.provide("beta\n", former=None)
+    assert (beside.name, beside.shared) == (f"{built.name}-2", False)
+    assert read_venv_record(bench.folder / "old") is None
 
 
 def test_a_venv_that_another_builds_is_refused(world: World, tmp_path: Path) -> None:

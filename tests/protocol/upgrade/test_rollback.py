@@ -1,0 +1,78 @@
+"""The way back: every case of a file, and which changes are gone back over."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeRecord
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.rollback import Return, Span, WayBack, decide_return, find_way_back, touched
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "act"),
+    [
+        # installed, now, at first
+        ("new", "new", "old", Return.RESTORE),
+        ("new", "new", None, Return.REMOVE),
+        (None, None, "old", Return.RESTORE),
+        ("new", "edit", "old", Return.MERGE),
+        ("new", "edit", None, Return.KEEP),
+        ("new", None, "old", Return.KEEP),
+        (None, "edit", "old", Return.ASIDE),
+        ("new", "old", "old", Return.NOTHING),
+        ("new", None, None, Return.NOTHING),
+        (None, "old", "old", Return.NOTHING),
+        ("same", "edit", "same", Return.NOTHING),
+        ("same", None, "same", Return.NOTHING),
+        (None, "edit", None, Return.NOTHING),
+        ("same", "same", "same", Return.NOTHING),
+        (None, None, None, Return.NOTHING),
+    ],
+)
+def test_each_case_of_a_file(base: str | None, ours: str | None, theirs: str | None, act: Return) -> None:
+    assert decide_return(base, ours, theirs) is act
+
+
+def change(
+    session_id: str, old: str | None, new: str, files: dict[str, ChangedFile] | None = None
+) -> ChangeRecord:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return ChangeRecord(1, session_id, "upgrade", at, old, new, f"backup-{session_id}", True, files or {})
+
+
+ONE, TWO, BACK = change("1", "a", "b"), change("2", "b", "c"), change("3", "c", "b")
+
+
+@pytest.mark.parametrize(
+    ("records", "to", "way"),
+    [
+        ((ONE, TWO), None, (TWO,)),
+        ((ONE, TWO), "b", (TWO,)),
+        ((ONE, TWO), "a", (ONE, TWO)),
+        ((ONE, TWO), "backup-1", (ONE, TWO)),
+        ((ONE, TWO, BACK), None, (BACK,)),
+        ((ONE, TWO, BACK), "c", (BACK,)),
+        ((ONE, TWO, BACK), "a", (ONE, TWO, BACK)),
+    ],
+)
+def test_the_shortest_way_is_taken(
+    records: tuple[ChangeRecord, ...], to: str | None, way: tuple[ChangeRecord, ...]
+) -> None:
+    assert find_way_back(records, to) == WayBack(way)
+
+
+def test_what_there_is_no_way_to_is_refused_with_what_there_is() -> None:
+    with pytest.raises(UpgradeFailed, match="no way back to 'x'; there is one to 'b', 'backup-2'"):
+        find_way_back((change("1", "a", "z"), TWO), "x")
+    with pytest.raises(UpgradeFailed, match="nothing to go back to"):
+        find_way_back((), None)
+
+
+def test_changes_join_where_nobody_edited_in_between_and_stay_apart_where_somebody_did() -> None:
+    first = change("1", "a", "b", {"f": ChangedFile("f1", "f2"), "g": ChangedFile(None, "g2")})
+    second = change("2", "b", "c", {"f": ChangedFile("f2", "f3"), "g": ChangedFile("edited", "g3")})
+    assert touched(WayBack((first, second))) == {
+        "f": (Span("f3", "2", "f1", "1"),),
+        "g": (Span("g3", "2", "edited", "2"), Span("g2", "1", None, "1")),
+    }
