@@ -48,6 +48,10 @@ class Faults(OsCalls):
         self._count()
         super().rename(source, target)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        self._count()
+        super().exchange(one, other)
+
     def link(self, source: Path, target: Path) -> None:
         self._count()
         super().link(source, target)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mcpkeep.supervisor.file_exchange import exchange_paths
+
 __all__ = ["Crash", "Recorder", "crashes"]
 
 # Pending entries of which every subset is tried; beyond, all, none, each alone, all but each, each prefix.
@@ -22,13 +24,15 @@ _EXHAUSTIVE = 6
 class _Entry:
     """A change of a folder's entries: `gone` is none any more, `name` is one, of `file` or of a folder.
 
-    A folder that has both has changed its name, and all below it goes along.
+    A folder that has both has changed its name, and all below it goes along; with `exchanged` the two folders
+    have changed their names, which is there or not, as one.
     """
 
     folder: Path
     gone: Path | None = None
     name: Path | None = None
     file: int | None = None
+    exchanged: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,11 @@ class Recorder:
             os.rename(source, target)
             self._enter(_Entry(target.parent, source, target, self._names.get(source)), "rename")
 
+    def exchange(self, one: Path, other: Path) -> None:
+        with self._lock:
+            exchange_paths(one, other)
+            self._enter(_Entry(one.parent, one, other, exchanged=True), "exchange")
+
     def link(self, source: Path, target: Path) -> None:
         with self._lock:
             os.link(source, target)
@@ -283,6 +292,8 @@ def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator
                 _apply(names, folders, _as_if_without(lost, entry))
             elif entry.gone is not None and entry.name is not None and entry.file is None:
                 lost.append((entry.name, entry.gone))
+                if entry.exchanged:
+                    lost.append((entry.gone, entry.name))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
         present = {p: f for p, f in names.items() if p.parent in reachable}
         for part in (0, 1, 2):
@@ -301,9 +312,13 @@ def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
     """What the entry is where these renames of folders were lost: the same, in the folder by its old name."""
 
     def put_back(path: Path) -> Path:
+        turned: tuple[Path, Path] | None = None
         for name, gone in reversed(renames):
+            if (gone, name) == turned:
+                continue  # The other half of an exchange that has put it back already.
+            turned = None
             if path.is_relative_to(name) and path != name:
-                path = gone / path.relative_to(name)
+                path, turned = gone / path.relative_to(name), (name, gone)
         return path
 
     return _Entry(
@@ -311,10 +326,30 @@ def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
         None if entry.gone is None else put_back(entry.gone),
         None if entry.name is None else put_back(entry.name),
         entry.file,
+        entry.exchanged,
     )
 
 
+def _exchange(names: dict[Path, int], folders: set[Path], one: Path, other: Path) -> None:
+    def moved(path: Path) -> Path:
+        for name, to in ((one, other), (other, one)):
+            if path.is_relative_to(name):
+                return to / path.relative_to(name)
+        return path
+
+    before = dict(names)
+    names.clear()
+    names.update({moved(path): file for path, file in before.items()})
+    after = {moved(path) for path in folders}
+    folders.clear()
+    folders.update(after)
+
+
 def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry) -> None:
+    if entry.exchanged:
+        assert entry.gone is not None and entry.name is not None
+        _exchange(names, folders, entry.gone, entry.name)
+        return
     if entry.file is None and entry.gone is not None and entry.gone not in names:
         folders.discard(entry.gone)
         if entry.name is not None:
