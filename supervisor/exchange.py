@@ -15,7 +15,7 @@ _RENAME_EXCHANGE = _RENAME_SWAP = 2
 
 
 def exchange(a: Path, b: Path) -> None:
-    """Give each the other's name; both stand at every instant. Raises OSError, one of NO_EXCHANGE included."""
+    """Give each the other's name; both stand at every instant. Raises OSError, such as one of NO_EXCHANGE."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
