@@ -33,7 +33,8 @@ async def roll_back(
         if of_session is None:
             await world.lock.acquire(session_id)
         try:
-            await world.journals.begin(Begun(session_id, "rollback", False, by, world.now()))
+            begun = Begun(session_id, "rollback", False, by, world.now(), {"to": to})
+            await world.journals.begin(begun)
             try:
                 plan = await _go_back(world, session_id, to, step)
             except BaseException as error:

@@ -330,9 +330,10 @@ class Planning:
         if path not in self._baseline:
             try:
                 self._baseline[path] = read_local(self._layout.baseline, path, algorithm=self._algorithm)
-            except Special:
-                # What cannot be read tells nothing; the next evidence is asked.
-                self._baseline[path] = None
+            except Special as error:
+                raise UpgradeFailed(
+                    f"the baseline of {error}", remediation="make it readable, and plan again"
+                ) from error
         return self._baseline[path]
 
     def _read_manifest(self) -> Mapping[str, str]:

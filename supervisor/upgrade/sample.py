@@ -71,10 +71,10 @@ def make_world(
 
 
 def packages_environment(wheels: Path) -> dict[str, str]:
-    """The variables that let uv and pip install from that folder alone."""
+    """The variables that let uv and pip install from that folder alone, which `write_wheels` has filled."""
     return {
         "UV_FIND_LINKS": str(wheels),
-        "UV_NO_INDEX": "1",
+        "UV_CONFIG_FILE": str(wheels / "uv.toml"),
         "PIP_FIND_LINKS": str(wheels),
         "PIP_NO_INDEX": "1",
     }

@@ -67,6 +67,8 @@ PACKAGES = (
 def write_wheels(folder: Path, packages: tuple[Package, ...] = PACKAGES) -> None:
     """Write them into `folder`, which `--find-links` may then name; the same bytes each time."""
     folder.mkdir(parents=True, exist_ok=True)
+    # uv has no variable that says so.
+    (folder / "uv.toml").write_text("[pip]\nno-index = true\n", encoding="utf-8")
     for package in packages:
         _write_wheel(folder, package)
 

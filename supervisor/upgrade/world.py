@@ -139,7 +139,7 @@ async def running_upgrades(
     """
     layout = parts.layout
     environ = dict(os.environ)
-    cache = Cache(user_cache_folder(environ, environ.get("HOME") or os.path.expanduser("~")))
+    cache = Cache(user_cache_folder(environ, environ.get("HOME", "/")))
     planner = Planner(lambda: parts.changes.layout, cache=cache.without(layout.workspace))
     records = RecordFiles(layout, now=_now)
     store = Installer(
@@ -155,12 +155,15 @@ async def running_upgrades(
         if actor is not None:
             actor.step(name)
 
+    def scratch(session_id: str) -> str:
+        return str(layout.staging(session_id) / "code")
+
     backups = BackupActor(BackupFiles(layout), now=_now)
     installer = InstallerActor(ThreadedInstaller(store), progress=step)
     world = UpgradeWorld(
         sources=GitSources(layout.workspace, cache=cache),
         targets=InstalledTarget(lambda: parts.changes.layout),
-        contents=InstalledContents(layout, planner),
+        contents=InstalledContents(layout, planner, cache=cache),
         lock=parts.lock,
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
@@ -173,7 +176,7 @@ async def running_upgrades(
         now=_now,
         clock=time.monotonic,
         new_id=lambda: str(uuid.uuid4()),
-        scratch=lambda session_id: str(layout.staging(session_id) / "code"),
+        scratch=scratch,
     )
     actor = UpgradeActor(
         world,

@@ -40,8 +40,8 @@ def main() -> None:
         make_source(folder / "source", *versions)
         base = folder / "workspace" / ".praxis-os"
         install(versions[-60], base)
-        for path in sorted(base.rglob("*.md"))[::30]:
-            path.write_text(path.read_text() + "mine\n")
+        for file in sorted(base.rglob("*.md"))[::30]:
+            file.write_text(file.read_text() + "mine\n")
         cache = Cache(folder / "cache")
         times: list[tuple[float, float]] = []
         plan = None

@@ -15,13 +15,14 @@ from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, PARTS
 from mcpkeep.protocol.upgrade.plan import Case, Counts, Plan, PlannedFile
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.live_tree import blob_id
+from mcpkeep.supervisor.upgrade.live_tree import blob_id, read_local
 from mcpkeep.supervisor.upgrade.planner import Planner, make_plan, what_changed
 from tests.repositories import Entry, Tree, git, install, link, make_source, program
 
 U = "universal/standards/"
 I = "standards/universal/"  # noqa: E741
 LINES = "".join(f"line {number}\n" for number in range(30))
+ALL = tuple(part.installed for part in PARTS)
 MADE = datetime(2026, 1, 31, tzinfo=UTC)
 
 
@@ -40,7 +41,7 @@ class World:
     def __truediv__(self, path: str) -> Path:
         return self.base / path
 
-    def plan(self, *, parts: tuple[str, ...] = tuple(part.installed for part in PARTS)) -> Plan:
+    def plan(self, *, parts: tuple[str, ...] = ALL) -> Plan:
         head = git(self.source, "rev-parse", "HEAD")
         facts = SourceFacts(str(self.source), commit=head, version="2", clean=True)
         return make_plan(facts, parts, self.layout, cache=self.cache, plan_id="p", made_at=MADE)
@@ -69,7 +70,7 @@ def snapshot(folder: Path, *, access: bool) -> Mapping[str, tuple[object, ...]]:
         for name in (".", *folders, *files):
             path = os.path.join(here, name)
             stat = os.lstat(path)
-            times = (stat.st_mtime_ns, stat.st_ctime_ns)
+            times: tuple[int, ...] = (stat.st_mtime_ns, stat.st_ctime_ns)
             if access and not os.path.islink(path):
                 times += (stat.st_atime_ns,)
             found[path] = (stat.st_ino, stat.st_mode, stat.st_size, stat.st_nlink, *times)
@@ -506,3 +507,141 @@ def test_a_cancelled_plan_ends_between_files(nine: World) -> None:
     facts = SourceFacts(str(nine.source), commit=nine.commits[1], version="2")
     with pytest.raises(Cancelled):
         make_plan(facts, ["workflows"], nine.layout, cache=nine.cache, plan_id="p", made_at=MADE, check=check)
+
+
+def test_a_file_that_changes_between_its_reading_and_its_merge_is_not_planned(nine: World) -> None:
+    facts = SourceFacts(str(nine.source), commit=nine.commits[1], version="2")
+    calls: list[int] = []
+    last = 0
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == last:
+            (nine / (I + "merged")).write_text("edited meanwhile\n")
+
+    def plan() -> None:
+        make_plan(facts, ALL, nine.layout, cache=Cache(None), plan_id="p", made_at=MADE, check=check)
+
+    plan()
+    # It is called before each file is read, then before each merge, of which this is the last.
+    last = len(calls)
+    calls.clear()
+    with pytest.raises(UpgradeFailed, match="'standards/universal/merged' was changed while it was planned"):
+        plan()
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_a_file_of_any_size_has_the_id_that_git_gives_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpkeep.supervisor.upgrade.live_tree._WHOLE", 1000)
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    (tmp_path / "large").write_bytes(b"\r\n" * 2_000_000)
+    local = read_local(tmp_path, name, algorithm="sha1")
+    assert local is not None
+    assert local.version.oid == git(tmp_path, "hash-object", "--no-filters", name)
+    assert (local.version.size, local.version.mode) == ((tmp_path / name).stat().st_size, "100644")
+
+
+def test_a_repository_of_sha256_is_planned_alike(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    git(tmp_path / "source", "init", "-q", "-b", "main", "--object-format=sha256")
+    install({}, tmp_path / "workspace" / ".praxis-os")
+    for text in ("first\n", "1\n", "2\n"):
+        for path in ("mcp_server/__init__.py", "universal/workflows/README.md", U + "a"):
+            (tmp_path / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source/mcp_server/__init__.py").write_text("# server\n")
+        (tmp_path / "source/universal/workflows/README.md").write_text("# flows\n")
+        (tmp_path / "source" / U / "a").write_text(text)
+        git(tmp_path / "source", "add", "-A")
+        git(tmp_path / "source", "commit", "-q", "-m", text)
+    base = tmp_path / "workspace" / ".praxis-os"
+    (base / I).mkdir(parents=True)
+    (base / I / "a").write_text("1\n")
+    facts = SourceFacts(str(tmp_path / "source"), commit=git(tmp_path / "source", "rev-parse", "HEAD"))
+    plan = make_plan(facts, ALL, Layout(base.parent, base), cache=Cache(None), plan_id="p", made_at=MADE)
+    assert only(plan, "a").case is Case.UPDATE
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_cannot_be_read_is_named(nine: World) -> None:
+    (nine / (I + "same")).chmod(0)
+    (nine / "workflows").chmod(0)
+    try:
+        with pytest.raises(UpgradeFailed) as caught:
+            nine.plan()
+    finally:
+        (nine / (I + "same")).chmod(0o644)
+        (nine / "workflows").chmod(0o755)
+    assert caught.value.details["problems"] == [
+        "'workflows' cannot be read: permission denied",
+        "'standards/universal/same' cannot be read: permission denied",
+    ]
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(nine: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def failing(path: str, *words: int) -> int:
+        if path.endswith(("/same", "/ours_v1")):
+            raise OSError(5, "Input/output error")
+        return real(path, *words)
+
+    monkeypatch.setattr("mcpkeep.supervisor.upgrade.live_tree.os.open", failing)
+    with pytest.raises(UpgradeFailed) as caught:
+        nine.plan()
+    assert caught.value.details["problems"] == [
+        "'workflows/ours_v1' cannot be read: input/output error",
+        "'standards/universal/same' cannot be read: input/output error",
+    ]
+    monkeypatch.undo()
+    plan = nine.plan()
+    monkeypatch.setattr("mcpkeep.supervisor.upgrade.live_tree.os.open", failing)
+    assert what_changed(plan, nine.layout) == (I + "same",)
+
+
+def test_a_file_of_another_owner_is_read_all_the_same(nine: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux lets only a file's owner read it without a new time of access."""
+    real = os.open
+
+    def owned_by_another(path: str, flags: int) -> int:
+        if flags & getattr(os, "O_NOATIME", 0):
+            raise PermissionError
+        return real(path, flags)
+
+    plan = nine.plan()
+    monkeypatch.setattr("mcpkeep.supervisor.upgrade.live_tree.os.open", owned_by_another)
+    assert nine.plan() == plan
+
+
+def test_a_version_that_only_a_merge_commit_made_is_known(tmp_path: Path) -> None:
+    world = World(tmp_path, {U + "a": LINES}, {U + "a": LINES + "two\n"})
+    git(world.source, "checkout", "-q", "-b", "side", world.commits[0])
+    (world.source / "README.md").write_text("side\n")
+    git(world.source, "add", "-A")
+    git(world.source, "commit", "-q", "-m", "side")
+    git(world.source, "checkout", "-q", "main")
+    git(world.source, "merge", "-q", "--no-commit", "side")
+    (world.source / U / "a").write_text(LINES + "by the merge\n")
+    git(world.source, "commit", "-q", "-a", "-m", "merge")
+    (world.source / U / "a").write_text(LINES + "after it\n")
+    git(world.source, "commit", "-q", "-a", "-m", "after")
+    (world / (I + "a")).write_text(LINES + "by the merge\n")
+    assert world.cases() == {"a": Case.UPDATE}
+
+
+def test_commits_that_change_nothing_installed_do_not_cut_the_history(tmp_path: Path) -> None:
+    first, second = {U + "a": LINES, U + "b": "1\n"}, {U + "a": LINES, U + "b": "2\n"}
+    third = {U + "a": "new\n" + LINES, U + "b": "3\n"}
+    world = World(
+        tmp_path,
+        first,
+        {**first, "README.md": "1\n"},
+        second,
+        {**second, "README.md": "2\n"},
+        third,
+        installed=2,
+    )
+    (world / (I + "a")).write_text(LINES + "mine\n")
+    assert world.cases() == {"a": Case.MERGE, "b": Case.UPDATE}
+    assert world.plan().installed_commit == world.commits[2]
