@@ -168,7 +168,7 @@ async def validate(
         server_version=prepared.source.version,
         tools_registered=len(tools),
         expected_tools=len(switched.proof.tools),
-        browser_tools_enabled=browser,
+        browser_tools_enabled=browser and outcome_of(smoke, BROWSER_TEST) != "skipped",
         browser_smoke_test=outcome_of(smoke, BROWSER_TEST),
         rag_search_test=outcome_of(smoke, SEARCH_TEST),
         workflow_engine_test=outcome_of(smoke, WORKFLOW_TEST),
