@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcpkeep.protocol.upgrade.step import SwapFolder
+from mcpkeep.protocol.upgrade.step import RenameInstallation, SwapFolder
 from mcpkeep.supervisor.durable import OsCalls
 from mcpkeep.supervisor.file_exchange import exchange_paths
 from mcpkeep.supervisor.upgrade.steps import perform, undo
@@ -16,6 +16,9 @@ from tests.faults import Faults
 STEP = SwapFolder("live/index", "staging/index", "kept/index")
 OLD = {"live/index/rows": "old", "staging/index/rows": "new"}
 NEW = {"live/index/rows": "new", "kept/index/rows": "old"}
+
+
+RENAME = RenameInstallation(".agent-os", ".praxis-os")
 
 
 class Calls(Faults):
@@ -94,3 +97,28 @@ def test_cut_at_any_call_it_is_finished_or_taken_back(
             way(STEP, base, calls=again)
             assert files(base) == result, n
     assert n > 4
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("direction", [perform, undo])
+def test_an_installation_gets_its_name_or_its_former_one_wherever_that_is_cut_short(
+    tmp_path: Path, direction: object, exchange: bool
+) -> None:
+    for n in count():
+        older, newer = tmp_path / str(n) / ".agent-os", tmp_path / str(n) / ".praxis-os"
+        older.mkdir(parents=True)
+        if direction is undo:
+            perform(RENAME, older, calls=OsCalls())
+        calls = Calls(tmp_path, fail_at=n, exchange=exchange)
+        try:
+            (undo if direction is undo else perform)(RENAME, older, calls=calls)
+        except OSError:
+            pass
+        else:
+            break
+        for _ in range(2):
+            perform(RENAME, newer, calls=OsCalls())
+            assert (os.readlink(older), newer.is_symlink(), newer.is_dir()) == (".praxis-os", False, True)
+            undo(RENAME, newer, calls=OsCalls())
+            assert (older.is_symlink(), older.is_dir(), os.path.lexists(newer)) == (False, True, False)
+    assert n > 1
