@@ -1,7 +1,7 @@
 """The actions of the tool `mcpkeep` that upgrade: asked of whoever holds the workspace, attached to again."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import anyio
 import msgspec
@@ -15,6 +15,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.plan import Choice
 from mcpkeep.protocol.upgrade.request import (
+    Aborted,
     ConflictsUndecided,
     GetBackups,
     GetReport,
@@ -30,7 +31,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpgradeMessage,
     VerifyBackups,
 )
-from mcpkeep.protocol.upgrade.tool import UpgradeAction, UpgradeArguments
+from mcpkeep.protocol.upgrade.tool import UpgradeArguments
 
 __all__ = ["Answering", "AskUser", "KeepUpgrades"]
 
@@ -51,9 +52,12 @@ class AskUser(Protocol):
 class _Run:
     """A question that takes longer than a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: UpgradeArguments) -> None:
+        self.asked = asked
         self.steps = 0
         self.step = "starting"
+        self.waiting: anyio.CancelScope | None = None
+        """Around what is done before the upgrade actor is at work: then there is nothing to roll back."""
         self.ended = anyio.Event()
         self.answer: UpgradeAnswer | None = None
         self.failure: UpgradeFailed | None = None
@@ -66,6 +70,9 @@ class _Run:
             listener(self.steps, None, step)
 
 
+_Work: TypeAlias = Callable[[_Run], Awaitable[UpgradeAnswer]]
+
+
 class KeepUpgrades:
     """Answers those actions while `run` runs."""
 
@@ -76,7 +83,7 @@ class KeepUpgrades:
         self._status = status
         self._answering = answering
         self._user = user
-        self._runs: dict[UpgradeAction, _Run] = {}
+        self._runs: dict[str, _Run] = {}
         self._tasks: TaskGroup | None = None
         self._actions: dict[str, Callable[[UpgradeArguments, Progress], Awaitable[ToolResult]]] = {
             "plan": self._plan,
@@ -114,28 +121,37 @@ class KeepUpgrades:
         return await self._simply(asked, MakePlan(_options(asked)), progress)
 
     async def _upgrade(self, asked: UpgradeArguments, progress: Progress) -> ToolResult:
-        if "upgrade" not in self._runs:
-            options = _options(asked)
+        options = _options(asked)
+
+        async def work(run: _Run) -> UpgradeAnswer:
             plan_id = asked.plan_id
             if options.on_conflict is None:
-                planned = await self._answering(MakePlan(options), _teller(progress))
+                planned: UpgradeAnswer = Aborted(())
+                with anyio.CancelScope() as run.waiting:
+                    planned = await self._planned(options, run)
+                run.waiting = None
                 if not isinstance(planned, PlanMade):
-                    return _told(asked.action, planned)
-                await self._ask_user(planned)
+                    return planned
                 plan_id = plan_id or planned.plan.plan_id
             question = RunUpgrade(options, by="the tool mcpkeep", plan_id=plan_id)
-            self._begin("upgrade", question)
-        return await self._attach("upgrade", progress)
+            return await self._answering(question, run.tell)
 
-    async def _ask_user(self, planned: PlanMade) -> None:
-        """Have the user decide what no decision is on record for; without an answer the upgrade lists them."""
-        if not planned.undecided:
-            return
-        conflicts = {path: planned.diffs.get(path, "") for path in planned.undecided}
-        decisions = await self._user.decide(conflicts)
-        if decisions:
-            question = ResolveConflicts(planned.plan.plan_id, dict(decisions), by="user")
-            await self._answering(question, lambda _session, _step: None)
+        return await self._attach(asked, work, progress)
+
+    async def _planned(self, options: UpgradeOptions, run: _Run) -> UpgradeAnswer:
+        """The plan, after the user was asked what no decision is on record for.
+
+        Without an answer of the user the upgrade will list what is undecided.
+        """
+        planned = await self._answering(MakePlan(options), run.tell)
+        if isinstance(planned, PlanMade) and planned.undecided:
+            run.tell("", f"asking the user about {len(planned.undecided)} conflicts")
+            conflicts = {path: planned.diffs.get(path, "") for path in planned.undecided}
+            decisions = await self._user.decide(conflicts)
+            if decisions:
+                question = ResolveConflicts(planned.plan.plan_id, dict(decisions), by="user")
+                await self._answering(question, run.tell)
+        return planned
 
     async def _resolve(self, asked: UpgradeArguments, progress: Progress) -> ToolResult:
         if asked.plan_id is None or not asked.decisions:
@@ -154,26 +170,29 @@ class KeepUpgrades:
         return await self._simply(asked, question, progress)
 
     async def _rollback(self, asked: UpgradeArguments, progress: Progress) -> ToolResult:
-        if "rollback" not in self._runs:
-            self._begin("rollback", RollBack(to=asked.to, by="the tool mcpkeep"))
-        return await self._attach("rollback", progress)
+        upgrade = self._runs.get("upgrade")
+        if upgrade is not None and upgrade.waiting is not None:
+            upgrade.waiting.cancel()
+            await upgrade.ended.wait()
+            return _told(asked.action, Aborted(()))
+        question = RollBack(to=asked.to, by="the tool mcpkeep")
+        return await self._attach(asked, lambda run: self._answering(question, run.tell), progress)
 
-    def _begin(self, action: UpgradeAction, question: UpgradeMessage) -> None:
-        assert self._tasks is not None, "call() needs run()"
-        run = self._runs[action] = _Run()
-
-        async def work() -> None:
-            try:
-                run.answer = await self._answering(question, run.tell)
-            except UpgradeFailed as failed:
-                run.failure = failed
-            finally:
-                run.ended.set()
-
-        self._tasks.start_soon(work)
-
-    async def _attach(self, action: UpgradeAction, progress: Progress) -> ToolResult:
-        run = self._runs[action]
+    async def _attach(self, asked: UpgradeArguments, work: _Work, progress: Progress) -> ToolResult:
+        """Wait for the run of this action, which is begun unless the same call began it."""
+        action = asked.action
+        run = self._runs.get(action)
+        if run is not None and run.asked != asked:
+            if not run.ended.is_set():
+                raise UpgradeFailed(
+                    f"another {action} is under way: {run.step}",
+                    remediation="wait for it by the call that began it, or end it with `rollback`",
+                )
+            run = None
+        if run is None:
+            assert self._tasks is not None, "call() needs run()"
+            run = self._runs[action] = _Run(asked)
+            self._tasks.start_soon(_perform, run, work)
         run.listeners.append(progress)
         try:
             with anyio.move_on_after(ATTACH_LIMIT):
@@ -183,11 +202,21 @@ class KeepUpgrades:
         if not run.ended.is_set():
             members = {"in_progress": True, "step": run.step, "retry_after_seconds": RETRY_AFTER}
             return _success(action, members)
-        self._runs.pop(action, None)
+        if self._runs.get(action) is run:
+            del self._runs[action]
         if run.failure is not None:
             raise run.failure
         assert run.answer is not None  # it has ended, so it was answered or failed
         return _told(action, run.answer)
+
+
+async def _perform(run: _Run, work: _Work) -> None:
+    try:
+        run.answer = await work(run)
+    except UpgradeFailed as failed:
+        run.failure = failed
+    finally:
+        run.ended.set()
 
 
 def _options(asked: UpgradeArguments) -> UpgradeOptions:

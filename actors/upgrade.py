@@ -4,6 +4,7 @@ Long work runs in a task of its own, so that the inbox always answers. What is a
 done beside it is refused, except a rollback: that aborts the work, or waits for a commit to be whole.
 """
 
+import traceback
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -245,7 +246,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
 
     async def _upgrade(self, asked: RunUpgrade, work: _Work) -> UpgradeAnswer:
         run = self._run(work, work.session_id, asked.options, agent_led=False, by=asked.by)
-        plan = await run.require_decided(asked.plan_id)
+
+        async def decide(plan: Plan) -> None:
+            if asked.decisions:
+                await self._desk.decide(plan, asked.decisions, by="user")
+
+        plan = await run.require_decided(asked.plan_id, decide=decide)
         if not plan.changes and (stands := await self._stands(plan)) is not None:
             return stands
         phase = 0
@@ -346,7 +352,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
 
     async def _set_probation(self, probation: Probation | None) -> None:
         self._probation = probation
-        await self._world.records.save_probation(probation)
+        try:
+            await self._world.records.save_probation(probation)
+        except UpgradeFailed as failed:
+            self._notify(Notify("warning", f"the probation cannot be recorded: {failed}"))
 
     async def _end_probation(self, probation: Probation) -> None:
         await anyio.sleep(max(0.0, (probation.until - self._world.now()).total_seconds()))
@@ -394,3 +403,15 @@ async def _settled(job: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer
         return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
     except UpgradeFailed as failed:
         return Refused(str(failed), failed.remediation, failed.details)
+    except OSError as error:
+        return Refused(
+            f"the system refused it: {error.strerror or error} ({error.filename!r})",
+            "mend that, and try again",
+        )
+    except Exception as error:  # at an actor's border: whatever it is, the server goes on being served
+        trace = traceback.format_exception(error)
+        return Refused(
+            f"mcpkeep failed: {type(error).__name__}: {error}",
+            "this is a bug in mcpkeep; report it with the details",
+            {"traceback": "".join(trace).splitlines()[-30:]},
+        )

@@ -16,6 +16,7 @@ from mcpkeep.protocol.upgrade.report import success_rate
 from mcpkeep.protocol.upgrade.request import (
     BackupList,
     BackupsVerified,
+    Choices,
     MakePlan,
     PlanMade,
     Report,
@@ -61,9 +62,13 @@ class UpgradeDesk:
     async def resolve(self, asked: ResolveConflicts) -> Resolved:
         """Put decisions on record. Raises UpgradeFailed."""
         plan = self._plans.get(asked.plan_id) or await self._planned_again(asked.plan_id)
+        return await self.decide(plan, asked.decisions, by=asked.by)
+
+    async def decide(self, plan: Plan, decisions: Choices, *, by: str) -> Resolved:
+        """The same for a plan that is at hand. Raises UpgradeFailed."""
         known = await self._world.records.decisions(plan.plan_id)
-        wishes: dict[str, object] = msgspec.to_builtins(asked.decisions)
-        made = {**known, **decide_conflicts(plan, wishes, by=asked.by)}
+        wishes: dict[str, object] = msgspec.to_builtins(decisions)
+        made = {**known, **decide_conflicts(plan, wishes, by=by)}
         await self._world.records.save_decisions(plan.plan_id, made)
         undecided = tuple(file.path for file in plan.conflicts if file.path not in made)
         return Resolved(plan.plan_id, tuple(sorted(made)), undecided)

@@ -73,9 +73,11 @@ class UpgradeRun:
     def session_id(self) -> str:
         return self.context.session_id
 
-    async def require_decided(self, plan_id: str | None) -> Plan:
+    async def require_decided(
+        self, plan_id: str | None, *, decide: Callable[[Plan], Awaitable[None]]
+    ) -> Plan:
         """The plan, before anything changes. Raises Undecided where a conflict is open, UpgradeFailed where the plan
-        is not `plan_id` any more, or a check of phase 0 fails.
+        is not `plan_id` any more, or a check of phase 0 fails. `decide` puts on record what was decided.
         """
         self.context.step("making sure that the plan still holds")
         _, source = await check(self.context._replace(step=_quiet))
@@ -87,6 +89,7 @@ class UpgradeRun:
                 remediation="look at the new plan, and decide again",
                 details={"plan_id": plan.plan_id},
             )
+        await decide(plan)
         await settle(self.context, plan)
         return plan
 

@@ -63,19 +63,20 @@ class NotAnswered(msgspec.Struct, frozen=True, tag="control.not_answered"):
 FromServer = Stepped | Answered | NotAnswered
 
 
-def encode_frame(message: msgspec.Struct) -> bytes:
-    """One frame. Raises ControlError where it is larger than MAX_FRAME."""
+def encode_frame(message: msgspec.Struct, *, most: int = MAX_FRAME) -> bytes:
+    """One frame. Raises ControlError where it is larger than `most`, in bytes."""
     data = msgspec.msgpack.encode(message)
-    if len(data) > MAX_FRAME:
-        raise ControlError(f"an answer of {len(data)} bytes is more than the {MAX_FRAME} of a frame")
+    if len(data) > most:
+        raise ControlError(f"a message of {len(data)} bytes is more than the {most} of a frame")
     return len(data).to_bytes(_LENGTH, "big") + data
 
 
 class Frames(Generic[Frame]):
     """Cuts what is read into frames, however it comes in pieces."""
 
-    def __init__(self, decoder: "msgspec.msgpack.Decoder[Frame]") -> None:
+    def __init__(self, decoder: "msgspec.msgpack.Decoder[Frame]", *, most: int = MAX_FRAME) -> None:
         self._decoder = decoder
+        self._most = most
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
@@ -83,8 +84,8 @@ class Frames(Generic[Frame]):
         self._rest += data
         while len(self._rest) >= _LENGTH:
             size = int.from_bytes(self._rest[:_LENGTH], "big")
-            if size > MAX_FRAME:
-                raise ControlError(f"a frame of {size} bytes is more than {MAX_FRAME}")
+            if size > self._most:
+                raise ControlError(f"a frame of {size} bytes is more than {self._most}")
             if len(self._rest) < _LENGTH + size:
                 return
             body = bytes(self._rest[_LENGTH : _LENGTH + size])

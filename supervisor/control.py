@@ -3,11 +3,10 @@
 A Unix socket for its owner only. Its holder is whoever has the flock beside it; `pid` names that process.
 """
 
+import logging
 import os
 import stat
-import tempfile
 import threading
-import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,10 +28,13 @@ from mcpkeep.protocol.control import (
     Stepped,
     encode_frame,
 )
+from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.writer_lock import WriterLock
 
 __all__ = ["Answering", "Holder", "ask_holder", "serve_control", "socket_path"]
+
+_log = logging.getLogger("mcpkeep")
 
 CONNECT_LIMIT = 5.0
 """Seconds to connect, and to send or take the question."""
@@ -47,12 +49,16 @@ Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Aw
 
 
 def socket_path(own: Path) -> Path:
-    """Where the socket of this folder of mcpkeep's is; in a folder of the user's where that is too long."""
+    """Where the socket of this folder of mcpkeep's is; in a folder of the user's where that is too long.
+
+    Raises FileNotFoundError where the folder is not there: nobody can listen then.
+    """
     path = own / "control.sock"
     if len(os.fsencode(path)) <= _PATH_LIMIT:
         return path
-    key = f"{zlib.crc32(os.fsencode(os.path.realpath(own))):08x}"
-    return Path(tempfile.gettempdir(), f"mcpkeep-{os.getuid()}", f"{key}.sock")
+    # Not by its name: an upgrade may rename the folder. Not in TMPDIR, which an IDE may have another of.
+    found = os.stat(own)
+    return Path("/tmp", f"mcpkeep-{os.getuid()}", f"{found.st_dev:x}-{found.st_ino:x}.sock")
 
 
 class Holder:
@@ -110,14 +116,10 @@ async def serve_control(
         OSError: the socket cannot be made.
         ControlError: its folder belongs to somebody else.
     """
-    _private_folder(path.parent)
+    _make_private(path.parent)
     with suppress(FileNotFoundError):
         path.unlink()
-    former = os.umask(0o177)
-    try:
-        listener = await anyio.create_unix_listener(path)
-    finally:
-        os.umask(former)
+    listener = await anyio.create_unix_listener(path, mode=0o600)
     try:
         async with listener, anyio.create_task_group() as tasks:
             task_status.started()
@@ -139,13 +141,16 @@ async def ask_holder(
 
     Raises:
         OSError: nobody listens there.
-        ControlError: it does not answer in this language, or went away before it did.
+        ControlError: it does not answer in this language, went away before it did, or is another user's.
     """
+    if os.lstat(path).st_uid != os.getuid():
+        raise ControlError(f"{str(path)!r} belongs to another user; ask as that one, or remove it")
     with anyio.fail_after(CONNECT_LIMIT):
         stream = await anyio.connect_unix(path)
     frames = Frames(msgspec.msgpack.Decoder(FromServer))
     async with stream:
-        await stream.send(encode_frame(Ask(question)))
+        with suppress(anyio.BrokenResourceError):  # what it refused it for is to be read
+            await stream.send(encode_frame(Ask(question)))
         while True:
             try:
                 data = await stream.receive(_CHUNK)
@@ -172,21 +177,24 @@ async def _answer_one(stream: SocketStream, answering: Answering) -> None:
 
     async def tell() -> None:
         async for stepped in receive:
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await stream.send(encode_frame(stepped))
+            await _send(stream, encode_frame(stepped))
 
     try:
         with anyio.fail_after(CONNECT_LIMIT):
             question = await _question(stream)
     except (ControlError, TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-        await _send(stream, NotAnswered(f"the question could not be read: {error}"))
+        reason = str(error) or "it did not come to its end"
+        await _send(stream, encode_frame(NotAnswered(f"the question could not be read: {reason}")))
         return
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tell)
         try:
-            reply: msgspec.Struct = Answered(await answering(question, step))
+            reply = encode_frame(Answered(await answering(question, step)))
+        except McpkeepError as error:
+            reply = encode_frame(NotAnswered(str(error)))
         except Exception as error:
-            reply = NotAnswered(f"mcpkeep failed: {type(error).__name__}: {error}")
+            _log.error("a question over the control socket failed", exc_info=error)
+            reply = encode_frame(NotAnswered(f"a bug in mcpkeep: {type(error).__name__}; see its log"))
         send.close()
     receive.close()
     await _send(stream, reply)
@@ -199,15 +207,15 @@ async def _question(stream: SocketStream) -> UpgradeMessage:
             return ask.question
 
 
-async def _send(stream: SocketStream, message: msgspec.Struct) -> None:
+async def _send(stream: SocketStream, frame: bytes) -> None:
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-        await stream.send(encode_frame(message))
+        await stream.send(frame)
 
 
-def _private_folder(folder: Path) -> None:
+def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ControlError(f"{folder} is not a folder of yours; remove it")
+        raise ControlError(f"{str(folder)!r} is not a folder of yours; have it removed")
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.chmod(folder, 0o700)

@@ -261,6 +261,7 @@ class _Tree:
             relay=self._actor,
             host=self._host,
             notify=self._notify,
+            tell_next=self._tell_next,
             workflows=self._workflows,
         )
 
@@ -280,6 +281,11 @@ class _Tree:
     def _notify(self, notify: Notify) -> None:
         _log.log(_LEVELS[notify.level], notify.text)
         self._actor.notice(notify.level, notify.text)
+
+    def _tell_next(self, notify: Notify) -> None:
+        """The same, to the client that is yet to come where none is there."""
+        _log.log(_LEVELS[notify.level], notify.text)
+        self._actor.early_notice(notify.level, notify.text)
 
     def _about(self) -> Mapping[str, object]:
         options = self._options

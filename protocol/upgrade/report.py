@@ -247,7 +247,9 @@ def report_upgrade(
     return UpgradeReport(
         session_id=session_id,
         by=by,
-        former=VersionFacts(former_version(prepared, merged), former.commit or merged.plan.installed_commit, former.release_id),
+        former=VersionFacts(
+            former_version(prepared, merged), former.commit or merged.plan.installed_commit, former.release_id
+        ),
         new=VersionFacts(source.version, source.commit, release.release_id),
         source_path=source.path,
         started_at=started_at,

@@ -21,6 +21,7 @@ __all__ = [
     "CancelWork",
     "Choices",
     "ConflictsUndecided",
+    "LOOKS",
     "GetBackups",
     "GetReport",
     "GetUpgradeStatus",
@@ -248,6 +249,8 @@ class RunUpgrade(
     by: str
     plan_id: str | None = None
     """Go on only if the plan is still this one."""
+    decisions: Choices = {}
+    """Of its conflicts, by the user."""
 
 
 class RunPhase(
@@ -327,3 +330,6 @@ UpgradeMessage = (
     | CancelWork
     | ServerCrashed
 )
+
+LOOKS = (MakePlan, GetBackups, VerifyBackups, GetReport, GetUpgradeStatus)
+"""The questions that change nothing, and are answered beside whatever is under way."""

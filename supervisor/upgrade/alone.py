@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio.to_thread
 
 from mcpkeep.protocol.config import resolve
-from mcpkeep.protocol.upgrade.request import GetBackups, GetReport, MakePlan, UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.config import find_config, read_config
 from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.session_marks import mark_session_rolled_back
@@ -31,7 +31,7 @@ async def answer_alone(
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
     parts = make_parts(layout)
     said: tuple[str, ...] = ()
-    if not isinstance(question, MakePlan | GetBackups | GetReport):  # these change nothing
+    if not isinstance(question, LOOKS):
         said = (await anyio.to_thread.run_sync(recover_installation, parts)).said
         for sentence in said:
             on_step("", sentence)
@@ -51,7 +51,6 @@ async def answer_alone(
                 mark_rolled_back=mark_session_rolled_back(layout.workspace),
             ) as upgrade,
         ):
-            with upgrade.listen(on_step):
-                return await ask_upgrade(upgrade, question)
+            return await ask_upgrade(upgrade, question, on_step)
     finally:
         watcher.close()

@@ -1,34 +1,47 @@
 """Asks the upgrade actor of a workspace: through the mcpkeep that runs there, or by being it for a moment."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
-from mcpkeep.supervisor.control import ask_holder, socket_path
+from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
+from mcpkeep.supervisor.control import Holder, ask_holder, socket_path
 from mcpkeep.supervisor.upgrade.layout import find_installation
 
 __all__ = ["ask_workspace"]
 
 
 async def ask_workspace(
-    workspace: Path, question: UpgradeMessage, *, on_step: Callable[[str, str], None]
+    workspace: Path,
+    question: UpgradeMessage,
+    *,
+    on_step: Callable[[str, str], None],
+    on_holder: Callable[[int], None] = lambda _: None,
 ) -> UpgradeAnswer:
-    """Ask, for as long as it takes.
+    """Ask, for as long as it takes. `on_holder` is told the pid of the mcpkeep that is asked, if one is.
 
     Raises:
-        UpgradeFailed: there is no installation in the workspace.
-        ControlError: the mcpkeep that runs there went away before it answered.
+        UpgradeFailed: there is no installation in the workspace, or the mcpkeep that runs there cannot be asked.
+        ControlError: it went away before it answered.
     """
     layout = find_installation(workspace)
     if layout is None:
         raise UpgradeFailed(
-            f"{str(workspace)!r} has no .praxis-os folder; install praxis-os there, or name another --workspace",
-            remediation="install praxis-os first",
+            f"{str(workspace)!r} has no .praxis-os folder",
+            remediation="install praxis-os there first, or name another folder with --workspace",
         )
-    try:
+    holder = Holder(layout.own, who="mcpkeep").pid()
+    if holder is not None:
+        on_holder(holder)
+    # Without a holder, too: whoever listens there is to be asked.
+    with suppress(FileNotFoundError, ConnectionRefusedError, TimeoutError):
         return await ask_holder(socket_path(layout.own), question, on_step=on_step)
-    except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
-        from mcpkeep.supervisor.upgrade.alone import answer_alone
+    if holder is not None and not isinstance(question, LOOKS):
+        raise UpgradeFailed(
+            f"mcpkeep (pid {holder}) serves {str(workspace)!r} and does not answer on its control socket",
+            remediation="try again in a moment; if that does not help, end it, or restart the IDE's MCP server",
+        )
+    from mcpkeep.supervisor.upgrade.alone import answer_alone
 
-        return await answer_alone(layout, question, on_step=on_step)
+    return await answer_alone(layout, question, on_step=on_step)

@@ -18,15 +18,18 @@ from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.probation import CRASHES
 from mcpkeep.protocol.upgrade.request import (
-    AbortUpgrade,
+    LOOKS,
+    CancelWork,
     GetUpgradeStatus,
     Refused,
     RollBack,
+    RolledBack,
     ServerCrashed,
     UpgradeAnswer,
     UpgradeFault,
     UpgradeMessage,
 )
+from mcpkeep.protocol.upgrade.telling import tell_answer, tell_question
 from mcpkeep.supervisor.control import Holder, ask_holder, serve_control, socket_path
 from mcpkeep.supervisor.upgrade.layout import Layout
 
@@ -54,15 +57,17 @@ class Upgrades:
         run_id: str,
         started: "Started | None",
         notify: Callable[[Notify], None],
+        tell_next: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`started` is what the start found, where it looked."""
+        """`started` is what the start found, where it looked; `tell_next` tells a client that is yet to come."""
         self._layout = layout
         self._settings = settings
         self._live = live
         self._run_id = run_id
         self._started = started
         self._notify = notify
+        self._tell_next = tell_next
         self._mark = mark_rolled_back
         self._holder = Holder(layout.own, who="mcpkeep run")
         self._holds = False
@@ -72,6 +77,7 @@ class Upgrades:
         self._crashes: list[ServerCrashed] = []
         """Those from before there was an actor to tell."""
         self._attended = True
+        self._leaving = False
         self._tasks: TaskGroup | None = None
 
     async def run(self) -> None:
@@ -125,12 +131,15 @@ class Upgrades:
             self._tasks.start_soon(self._roll_back, by)
 
     async def _roll_back(self, by: str) -> None:
+        forwarded = not self._holds
         try:
             answer = await self.ask(RollBack(to=None, by=by), lambda _session, _step: None)
         except UpgradeFailed as failed:
             answer = Refused(str(failed), failed.remediation)
         if isinstance(answer, Refused | UpgradeFault):
             self._notify(Notify("error", f"{by}: {answer.reason}; {answer.remedy}"))
+        elif forwarded or not isinstance(answer, RolledBack):  # its own actor tells of a rollback
+            self._notify(Notify("warning", f"{by}: {tell_answer(answer)}"))
 
     def crashed(self, release: str | None, how: str) -> None:
         """The server ended unasked."""
@@ -142,6 +151,7 @@ class Upgrades:
 
     async def finish(self, *, stop: bool) -> None:
         """After the client has left, or with `stop` at a signal: end what is under way, and leave word of it."""
+        self._leaving = True
         if self._actor is None:
             return
         self._attended = False
@@ -165,22 +175,30 @@ class Upgrades:
             _log.warning("no control socket: %s; commands in a terminal cannot reach this mcpkeep", error)
 
     async def _answer(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
+        if self._leaving:
+            raise UpgradeFailed(
+                "the mcpkeep of this workspace is leaving", remediation="ask again in a moment"
+            )
         self._needed.set()
         await self._ready.wait()
         assert self._actor is not None
         # Not before: to import what another thread is importing is to wait for it.
         from mcpkeep.supervisor.upgrade.world import ask_upgrade
 
-        with self._actor.listen(on_step):
-            answer = await ask_upgrade(self._actor, question)
-        if not self._attended and not isinstance(question, GetUpgradeStatus | AbortUpgrade):
-            self._leave_news(answer)
+        try:
+            answer = await ask_upgrade(self._actor, question, on_step)
+        except UpgradeFailed as failed:
+            self._leave_news(question, f"was ended: {failed}")
+            raise
+        self._leave_news(question, tell_answer(answer))
         return answer
 
-    def _leave_news(self, answer: UpgradeAnswer) -> None:
-        reason = answer.reason if isinstance(answer, Refused | UpgradeFault) else "it succeeded"
-        text = f"while no client was there, {type(answer).__name__}: {reason}"
+    def _leave_news(self, question: UpgradeMessage, outcome: str) -> None:
+        """For the next client, where this one has left."""
+        if self._attended or isinstance(question, (*LOOKS, CancelWork)):
+            return
         with suppress(OSError):
+            text = f"after the client had left: {tell_question(question)} {outcome}"
             (self._layout.own / _NEWS).write_text(text, encoding="utf-8")
 
     def _tell_news(self) -> None:
@@ -188,10 +206,10 @@ class Upgrades:
         with suppress(OSError, UnicodeDecodeError):
             text = path.read_text(encoding="utf-8")
             path.unlink()
-            self._notify(Notify("warning", text))
+            self._tell_next(Notify("warning", text))
         if self._started is not None:
             for said in self._started.said:
-                self._notify(Notify("warning", said))
+                self._tell_next(Notify("warning", said))
 
     def _parts(self) -> "AbstractAsyncContextManager[UpgradeActor]":
         from mcpkeep.supervisor.upgrade.world import make_parts, running_upgrades

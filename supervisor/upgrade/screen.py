@@ -2,18 +2,23 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
 
 import click
 import msgspec
 from rich.console import Console, RenderableType
 from rich.markdown import Markdown
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from mcpkeep.protocol.upgrade.phase import PHASE_NAMES, announce_phase, announced_phase
 from mcpkeep.protocol.upgrade.plan import Case, Choice, PlannedFile
 from mcpkeep.protocol.upgrade.request import (
     Aborted,
@@ -28,8 +33,10 @@ from mcpkeep.protocol.upgrade.request import (
     UpgradeAnswer,
     UpgradeDone,
     UpgradeFault,
+    UpToDate,
 )
 from mcpkeep.protocol.upgrade.size import show_size
+from mcpkeep.protocol.upgrade.telling import STATES
 
 __all__ = ["Screen"]
 
@@ -37,13 +44,13 @@ _WIDTH = 110
 """Columns where the output is no terminal."""
 
 _CASES: Mapping[Case, tuple[str, str]] = {
-    Case.CONFLICT: ("conflict", "bold red"),
+    Case.CONFLICT: ("in conflict", "bold red"),
     Case.ADD: ("new", "green"),
-    Case.UPDATE: ("update", "green"),
-    Case.MERGE: ("merge", "cyan"),
-    Case.REMOVE: ("remove", "yellow"),
-    Case.KEEP: ("keep yours", "magenta"),
-    Case.STAYS_DELETED: ("stays deleted", "magenta"),
+    Case.UPDATE: ("updated", "green"),
+    Case.MERGE: ("merged with your edits", "cyan"),
+    Case.REMOVE: ("removed", "yellow"),
+    Case.KEEP: ("kept as you have them", "magenta"),
+    Case.STAYS_DELETED: ("stay deleted", "magenta"),
 }
 """In the order of the list; the unchanged are only counted."""
 
@@ -65,24 +72,35 @@ class Screen:
 
     @contextmanager
     def steps(self) -> Generator[Callable[[str, str], None]]:
-        """Show each step as it begins, and how long the one before took."""
+        """Show each step as it begins, and on a terminal in which phase it is."""
         began = time.monotonic()
-        if not self._err.is_terminal:
 
-            def tell(_session: str, step: str) -> None:
-                self._err.print(f"{time.monotonic() - began:6.1f} s  {step}", highlight=False, markup=False)
+        def write(step: str) -> None:
+            style = "bold" if announced_phase(step) is not None else "dim"
+            passed = (f"{time.monotonic() - began:6.1f} s  ", "dim")
+            self._err.print(Text.assemble(passed, (step, style)))
 
-            yield tell
+        if not self._err.is_terminal or self._as_json:
+            yield lambda _session, step: write(step)
             return
-        with self._err.status("working") as status:
+        phases = len(PHASE_NAMES)
+        columns = (
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        )
+        with Progress(*columns, console=self._err, transient=True) as progress:
+            task = progress.add_task("working", total=None)
 
-            def spin(_session: str, step: str) -> None:
-                status.update(f"{escape(step)}")
-                self._err.print(
-                    Text.assemble((f"{time.monotonic() - began:6.1f} s  ", "dim"), step), highlight=False
-                )
+            def show(_session: str, step: str) -> None:
+                phase = announced_phase(step)
+                if phase is not None:
+                    progress.update(task, total=phases, completed=phase)
+                progress.update(task, description=escape(step))
+                write(step)
 
-            yield spin
+            yield show
 
     def show(self, answer: UpgradeAnswer) -> None:
         """Write an answer to stdout, a refusal or failure to stderr."""
@@ -96,17 +114,15 @@ class Screen:
             case PlanMade():
                 self._show_plan(answer)
             case ConflictsUndecided():
-                self._err.print(Text(f"{len(answer.conflicts)} files need a decision:", style="bold red"))
-                for path in answer.conflicts:
-                    self._err.print(f"  {path}", markup=False)
-                self._err.print("decide with --on-conflict keep, take or ask", markup=False)
+                self._show_undecided(answer)
             case UpgradeDone():
                 self._show_done(answer)
+            case UpToDate():
+                self._show_up_to_date(answer)
             case RolledBack():
                 self._show_rolled_back(answer)
             case Aborted():
-                what = ", ".join(answer.sessions) or "nothing was open"
-                self._out.print(f"given up: {what}", markup=False)
+                self._say(f"given up: {', '.join(answer.sessions) or 'nothing was open'}")
             case BackupList():
                 self._show_backups(answer)
             case BackupsVerified():
@@ -116,6 +132,10 @@ class Screen:
             case _:
                 self._out.print_json(msgspec.json.encode(answer).decode())
 
+    def note(self, text: str) -> None:
+        """Say something beside the answer."""
+        self._err.print(Text(text))
+
     def sound(self, answer: UpgradeAnswer) -> bool:
         """Whether every backup that was verified is whole."""
         return (
@@ -124,12 +144,13 @@ class Screen:
             and all(found.verified for found in answer.verifications)
         )
 
-    def decide(self, file: PlannedFile, diffs: Mapping[str, str]) -> Choice | MergedText:
-        """Ask for one conflict until it is decided."""
-        self._err.print(Text(f"\n{file.path}", style="bold red"), Text(file.reason))
+    def decide(self, file: PlannedFile, diff: str, live: Path) -> Choice | MergedText:
+        """Ask for one conflict until it is decided; `live` is the user's file."""
+        self._err.print(Text(f"\n{file.path}", style="bold red"))
+        self._err.print(Text(f"  {file.reason}", style="dim"))
         while True:
             word = click.prompt(
-                "keep yours, take the new one, edit, or show the diff",
+                "keep yours, take the new one, edit yours, or show the diff",
                 type=click.Choice(["keep", "take", "edit", "diff"]),
                 default="keep",
                 err=True,
@@ -137,109 +158,169 @@ class Screen:
             if word in ("keep", "take"):
                 return Choice(word)
             if word == "diff":
-                self._err.print(_diff(diffs.get(file.path, "there is no diff")))
+                self._err.print(_diff(diff or "there is no diff"))
                 continue
-            text = click.edit(diffs.get(file.path, ""))
+            text = self._edit(live)
             if text is not None:
                 return MergedText(text)
 
+    def _edit(self, live: Path) -> str | None:
+        """What the user makes of the own file in the editor; None where that came to nothing."""
+        try:
+            text = live.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            self.note("there is no text to edit")
+            return None
+        edited = click.edit(text, extension=live.suffix or ".txt")
+        if edited is None:
+            self.note("nothing was saved")
+        return edited
+
+    def _say(self, *parts: str | tuple[str, str]) -> None:
+        self._out.print(Text.assemble(*parts))
+
     def _show_failure(self, answer: Refused | UpgradeFault) -> None:
-        self._err.print(Text(answer.reason, style="bold red"))
-        self._err.print(Text(answer.remedy))
+        where = ""
+        if isinstance(answer, UpgradeFault) and answer.phase is not None:
+            where = f"{announce_phase(answer.phase)}: "
+        self._err.print(Text(f"{where}{answer.reason}", style="bold red"))
         if isinstance(answer, UpgradeFault):
-            where = f"phase {answer.phase}: " if answer.phase is not None else ""
-            self._err.print(Text(f"{where}{_STATES[answer.state]}", style="bold"))
-        for name in ("stderr_tail", "output"):
+            self._err.print(Text(STATES[answer.state], style="bold"))
+        self._err.print(Text(f"what to do: {answer.remedy}"))
+        for name in ("stderr_tail", "output", "traceback"):
             lines = answer.details.get(name)
             if isinstance(lines, list | tuple):
-                for line in lines[-20:]:
+                for line in cast("Sequence[object]", lines)[-20:]:
                     self._err.print(Text(f"  {line}", style="dim"))
+
+    def _show_undecided(self, answer: ConflictsUndecided) -> None:
+        count = _count(len(answer.conflicts), "file")
+        self._err.print(Text(f"{count} changed by you and by the new version:", style="bold red"))
+        for path in answer.conflicts:
+            self._err.print(Text(f"  {path}"))
+        self._err.print(Text("what to do: decide with --on-conflict keep, take, or ask at a terminal"))
 
     def _show_plan(self, made: PlanMade) -> None:
         plan = made.plan
-        before = plan.installed_commit[:10] if plan.installed_commit else "an unknown version"
-        self._out.print(
-            f"[bold]{escape(before)}[/] to [bold]{escape(plan.source_version)}[/] ({plan.source_commit[:10]})"
-            f"   plan {plan.plan_id}"
+        self._say(
+            ("from ", "dim"),
+            (_named(plan.installed_version, plan.installed_commit), "bold"),
+            (" to ", "dim"),
+            (_named(plan.source_version, plan.source_commit), "bold"),
+            (f", plan {plan.plan_id}", "dim"),
         )
         counts = plan.counts()
-        self._out.print(
-            f"{counts.new_files} new, {counts.updated_files} updated or merged, {counts.removed_files} removed, "
-            f"{counts.conflicts} conflicts, {counts.local_only} yours, {counts.unchanged_files} unchanged"
+        self._say(
+            f"{counts.new_files} new, {counts.updated_files} updated or merged, "
+            f"{counts.removed_files} removed, {_count(counts.conflicts, 'conflict')}, "
+            f"{counts.local_only} yours, {counts.unchanged_files} unchanged"
         )
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for case, (word, style) in _CASES.items():
-            for file in plan.files:
-                if file.case is case:
-                    table.add_row(Text(word, style=style), Text(file.path), Text(file.reason, style="dim"))
-        self._out.print(table)
+        if not plan.changes:
+            self._say(("nothing to upgrade: what is installed is as the source would have it", "green"))
+        for case, (words, style) in _CASES.items():
+            self._show_case(words, style, [file for file in plan.files if file.case is case])
         for warning in plan.warnings:
-            self._out.print(Text(f"note: {warning}", style="yellow"))
+            self._say((f"note: {warning}", "yellow"))
         if self.diffs:
             for diff in made.diffs.values():
                 self._out.print(_diff(diff))
 
+    def _show_case(self, words: str, style: str, files: Sequence[PlannedFile]) -> None:
+        """A group of files; the reason that most have stands once."""
+        if not files:
+            return
+        (common, _), *_ = Counter(file.reason for file in files).most_common(1)
+        self._say("\n", (f"{words} ({len(files)})", style), (f"  {common}", "dim"))
+        for file in files:
+            own = "" if file.reason == common else f"  {file.reason}"
+            self._say(f"  {file.path}", (own, "dim"))
+
     def _show_done(self, done: UpgradeDone) -> None:
-        self._out.print(
-            f"[bold green]upgraded[/] from {escape(done.from_version)} to {escape(done.to_version)} "
-            f"(release {escape(done.to_release)})"
+        self._say(
+            ("upgraded", "bold green"),
+            f" from {done.from_version} to {done.to_version} in {sum(done.seconds.values()):.1f} s",
         )
-        table = Table("phase", "seconds", box=None, padding=(0, 2, 0, 0))
-        for phase, seconds in done.seconds.items():
-            table.add_row(phase, f"{seconds:.2f}")
-        table.add_row("all", f"{sum(done.seconds.values()):.2f}")
-        self._out.print(table)
-        self._out.print(f"report: {done.summary}", markup=False)
-        self._out.print(f"the way back: mcpkeep rollback, to {done.from_release}", markup=False)
+        for number, seconds in done.seconds.items():
+            self._say((f"  {seconds:7.2f} s  {PHASE_NAMES[int(number)].lower()}", "dim"))
+        self._say(f"release:      {done.to_release}")
+        self._say(f"report:       {done.summary}")
+        self._say(f"the way back: mcpkeep rollback, to release {done.from_release}")
+
+    def _show_up_to_date(self, answer: UpToDate) -> None:
+        self._say(
+            ("nothing to upgrade", "bold green"),
+            f": {_named(answer.version, answer.commit)} is what is installed"
+            + (f", as release {answer.release}" if answer.release is not None else ""),
+        )
 
     def _show_rolled_back(self, back: RolledBack) -> None:
-        self._out.print(
-            f"[bold green]rolled back[/] to {escape(back.to_release)} in {back.seconds:.2f} s: "
-            f"{back.restored} files restored, {len(back.merged)} merged, {len(back.kept)} kept as you left them"
+        self._say(
+            ("rolled back", "bold green"),
+            f" to {back.to_release} in {back.seconds:.2f} s: {_count(back.restored, 'file')} restored, "
+            f"{len(back.merged)} merged with your edits, {len(back.kept)} kept as you left them",
         )
         for path, place in back.kept_aside.items():
-            self._out.print(f"  {path}: the restored version lies in {place}", markup=False)
+            self._say(f"  {path}: the restored version lies in {place}")
+        self._say(f"report: {back.summary}")
 
     def _show_backups(self, listed: BackupList) -> None:
-        table = Table("backup", "made", "files", "size", "release", "", box=None, padding=(0, 2, 0, 0))
-        for backup in listed.backups:
-            table.add_row(
-                backup.backup_id,
-                f"{backup.timestamp:%Y-%m-%d %H:%M:%S}",
-                str(backup.file_count),
-                show_size(backup.total_size),
-                backup.release or "",
-                "" if backup.complete else "incomplete",
-            )
-        self._out.print(table if listed.backups else "no backups yet")
+        if listed.backups:
+            table = Table(box=None, padding=(0, 2, 0, 0))
+            for title in ("backup", "made (UTC)", "files", "size", "of release", ""):
+                table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
+            for backup in listed.backups:
+                table.add_row(
+                    backup.backup_id,
+                    f"{backup.timestamp:%Y-%m-%d %H:%M:%S}",
+                    str(backup.file_count),
+                    show_size(backup.total_size),
+                    backup.release or "",
+                    "" if backup.complete else "[red]incomplete[/]",
+                )
+            self._out.print(table)
+        else:
+            self._say("no backups yet; an upgrade makes one")
         for release in listed.releases:
-            mark = "  (current)" if release == listed.current else ""
-            self._out.print(f"release {release}{mark}", markup=False)
+            current = release == listed.current
+            self._say(f"release {release}", ("  current" if current else "", "green"))
 
     def _show_verified(self, answer: BackupsVerified) -> None:
+        if not answer.verifications and not answer.unreadable:
+            self._say("no backups yet; an upgrade makes one")
         for found in answer.verifications:
             word, style = ("whole", "green") if found.verified else ("DAMAGED", "bold red")
-            self._out.print(
-                Text.assemble(found.backup_id, "  ", (word, style), f"  {found.files_checked} files")
+            self._say(
+                f"{found.backup_id}  ", (word, style), f"  {_count(found.files_checked, 'file')} checked"
             )
-            for path in (*found.mismatches, *found.missing):
-                self._out.print(f"  {path}", markup=False)
+            for what, paths in (("differs", found.mismatches), ("missing", found.missing)):
+                for path in paths:
+                    self._say(f"  {what}: {path}")
         for backup_id, reason in answer.unreadable.items():
-            self._out.print(Text.assemble(backup_id, "  ", ("unreadable", "bold red"), f"  {reason}"))
+            self._say(f"{backup_id}  ", ("unreadable", "bold red"), f"  {reason}")
 
     def _show_report(self, report: Report) -> None:
-        self._out.print(Markdown(report.text))
-        rate = "" if report.success_rate is None else f", {report.success_rate:.0%} of them succeeded"
-        self._out.print(f"\n{report.upgrades} upgrades so far{rate}", markup=False)
+        if self._out.is_terminal:
+            # Not by this console: where lines are not to be wrapped, it would cut them.
+            Console().print(Markdown(report.text))
+        else:
+            self._out.print(report.text, markup=False, end="")
+        rate = "" if report.success_rate is None else f"; {report.success_rate:.0%} of them stand"
+        self._say(f"\n{_count(report.upgrades, 'upgrade')} so far{rate}")
         if report.path is not None:
-            self._out.print(report.path, markup=False)
+            self._say(f"this report: {report.path}")
 
 
-_STATES = {
-    "unchanged": "nothing live has changed",
-    "rolled_back": "the former version serves again",
-    "rollback_failed": "the rollback failed too; what stands is in `mcpkeep report`",
-}
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _named(version: str | None, commit: str | None) -> str:
+    """A version with the beginning of its commit, where that says more."""
+    if commit is None:
+        return version or "an unknown version"
+    if version is None or commit.startswith(version):
+        return commit[:10]
+    return f"{version} ({commit[:10]})"
 
 
 def _console(*, stderr: bool) -> Console:

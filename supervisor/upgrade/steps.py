@@ -197,8 +197,16 @@ def _point(path: Path, target: str | None, calls: FileCalls) -> set[Path]:
 
 def _rename_installation(base: Path, old: str, new: str, calls: FileCalls) -> set[Path]:
     before, after = base.parent / old, base.parent / new
-    if not os.path.lexists(after):
-        calls.rename(before, after)
+    if _is_real(before) and (not os.path.lexists(after) or _leads_to(after, new)):
+        if not os.path.lexists(after):
+            calls.symlink(new, after)  # To itself, until it has the old name.
+        try:
+            calls.exchange(before, after)
+        except OSError as e:
+            if e.errno not in NO_EXCHANGE:
+                raise
+            calls.unlink(after)
+            calls.rename(before, after)
         # Its link would else stand alone after a power loss.
         calls.fsync_folder(base.parent)
     if not os.path.lexists(before):
@@ -208,9 +216,26 @@ def _rename_installation(base: Path, old: str, new: str, calls: FileCalls) -> se
 
 def _rename_back(base: Path, old: str, new: str, calls: FileCalls) -> set[Path]:
     before, after = base.parent / old, base.parent / new
-    if os.path.lexists(after) and (before.is_symlink() or not os.path.lexists(before)):
-        if before.is_symlink():
+    if _is_real(after) and _leads_to(before, new):
+        try:
+            calls.exchange(before, after)
+        except OSError as e:
+            if e.errno not in NO_EXCHANGE:
+                raise
             calls.unlink(before)
+            calls.rename(after, before)
+        calls.fsync_folder(base.parent)
+    elif _is_real(after) and not os.path.lexists(before):
         calls.rename(after, before)
         calls.fsync_folder(base.parent)
+    if _is_real(before) and _leads_to(after, new):
+        calls.unlink(after)
     return {base.parent}
+
+
+def _is_real(path: Path) -> bool:
+    return not path.is_symlink() and path.is_dir()
+
+
+def _leads_to(path: Path, text: str) -> bool:
+    return path.is_symlink() and os.readlink(path) == text

@@ -6,26 +6,29 @@ they work on the workspace directly.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NoReturn
 
 import anyio
 import click
 import msgspec
 
+from mcpkeep.protocol.control import ControlError
 from mcpkeep.protocol.errors import ConfigError, McpkeepError
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.request import (
+    LOOKS,
     AbortUpgrade,
+    Choices,
     ConflictsUndecided,
     GetBackups,
     GetReport,
     MakePlan,
     PlanMade,
     Refused,
-    ResolveConflicts,
     RollBack,
     RunUpgrade,
     UpgradeAnswer,
@@ -34,6 +37,7 @@ from mcpkeep.protocol.upgrade.request import (
     VerifyBackups,
 )
 from mcpkeep.supervisor.upgrade.ask import ask_workspace
+from mcpkeep.supervisor.upgrade.layout import find_installation
 from mcpkeep.supervisor.upgrade.screen import Screen
 from mcpkeep.supervisor.workspace import find_workspace
 
@@ -43,24 +47,57 @@ DONE, FAILED, USAGE, UNDECIDED, ROLLBACK_FAILED = range(5)
 """The exit codes: done; failed, and the former version stands; a wrong call; conflicts need decisions; the
 rollback failed."""
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of a shell."""
+
 OnConflict = Literal["keep", "take", "ask"]
 
 
-class _Terminal(NamedTuple):
+class _Terminal:
     """What every command works with."""
 
-    workspace: Path
-    screen: Screen
+    def __init__(self, workspace: Path, screen: Screen) -> None:
+        self.workspace = workspace
+        self.screen = screen
+        self._holder: int | None = None
 
     def ask(self, question: UpgradeMessage) -> UpgradeAnswer:
         """Ask the workspace's mcpkeep, or do it here, showing the steps."""
-        with self.screen.steps() as on_step:
-            return anyio.run(partial(ask_workspace, self.workspace, question, on_step=on_step))
+        self._holder = None
+        try:
+            with self.screen.steps() as on_step:
+                asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
+                return anyio.run(partial(asking, on_holder=self._found))
+        except UpgradeFailed as failed:
+            return Refused(str(failed), failed.remediation, failed.details)
+        except ControlError as error:
+            return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
+        except KeyboardInterrupt:
+            self._tell_interrupted(question)
+            raise
 
-    def finish(self, answer: UpgradeAnswer) -> None:
+    def finish(self, answer: UpgradeAnswer) -> NoReturn:
         """Show the answer, and leave with its exit code."""
         self.screen.show(answer)
         raise SystemExit(_code_of(answer))
+
+    def file(self, path: str) -> Path:
+        """Where a file of the installation is."""
+        layout = find_installation(self.workspace)
+        return (layout.base if layout is not None else self.workspace) / path
+
+    def _found(self, holder: int) -> None:
+        self._holder = holder
+
+    def _tell_interrupted(self, question: UpgradeMessage) -> None:
+        if isinstance(question, LOOKS):
+            return
+        if self._holder is None:
+            self.screen.note("interrupted: what was begun is taken back")
+        else:
+            self.screen.note(
+                f"interrupted: mcpkeep (pid {self._holder}) goes on with it; `mcpkeep upgrade --abort` ends it"
+            )
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -70,16 +107,20 @@ def main(command: str, words: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return USAGE
-    except click.Abort:
-        return 130
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
     except (McpkeepError, OSError) as error:
         sys.stderr.write(f"mcpkeep {command}: {error}\n")
         return USAGE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        return 130
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return DONE
+
+
+_CODES = (
+    "Exit codes: 0 done; 1 failed, and the former version stands; 2 a wrong call; "
+    "3 conflicts need decisions; 4 the rollback failed."
+)
 
 
 def _code_of(answer: UpgradeAnswer) -> int:
@@ -117,7 +158,19 @@ def _options(source: str | None, content_only: bool, server_only: bool) -> Upgra
     )
 
 
-@click.command(help="Show what an upgrade would change; changes nothing.")
+def _command(about: str, *examples: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command with its help; each example is a line that can be typed."""
+    shown = "\n".join(f"  mcpkeep {example}" for example in examples)
+    return click.command(
+        help=about, epilog=f"\b\n{shown}\n\n{_CODES}", context_settings={"max_content_width": 100}
+    )
+
+
+@_command(
+    "Show what an upgrade would change; changes nothing.",
+    "plan --source ~/src/praxis-os",
+    "plan --source ~/src/praxis-os --diff",
+)
 @_source
 @_content_only
 @_server_only
@@ -137,7 +190,12 @@ def _plan(
     terminal.finish(terminal.ask(MakePlan(_options(source, content_only, server_only))))
 
 
-@click.command(help="Upgrade .praxis-os in six guarded phases, while the IDE goes on working.")
+@_command(
+    "Upgrade .praxis-os in six guarded phases, while the IDE goes on working.",
+    "upgrade --source ~/src/praxis-os",
+    "upgrade --source ~/src/praxis-os --yes --on-conflict keep --json",
+    "upgrade --abort",
+)
 @_source
 @_content_only
 @_server_only
@@ -168,32 +226,42 @@ def _upgrade(
     terminal = _terminal(workspace, as_json)
     screen = terminal.screen
     if abort:
+        if source is not None or content_only or server_only or dry_run or on_conflict is not None:
+            raise click.UsageError("--abort stands alone")
         terminal.finish(terminal.ask(AbortUpgrade(by="mcpkeep upgrade --abort")))
     options = _options(source, content_only, server_only)
     planned = terminal.ask(MakePlan(options))
     if dry_run or not isinstance(planned, PlanMade):
         screen.diffs = True
         terminal.finish(planned)
-        return
-    attended = screen.interactive and not yes
-    if attended or not as_json:
+    plan = planned.plan
+    if plan.changes and not as_json:
         screen.show(planned)
     how = on_conflict or ("keep" if yes else "ask")
-    if how == "ask" and planned.plan.conflicts:
-        if not attended:
-            conflicts = {file.path: planned.diffs.get(file.path, "") for file in planned.plan.conflicts}
-            terminal.finish(ConflictsUndecided(planned.plan.plan_id, conflicts))
-        decisions = {file.path: screen.decide(file, planned.diffs) for file in planned.plan.conflicts}
-        resolved = terminal.ask(ResolveConflicts(planned.plan.plan_id, decisions, by="user"))
-        if isinstance(resolved, Refused):
-            terminal.finish(resolved)
-    if attended and not click.confirm("Upgrade now?", default=True):
+    attended = screen.interactive and not yes
+    decisions: Choices = {}
+    if how == "ask" and planned.undecided:
+        if not screen.interactive:
+            terminal.finish(
+                ConflictsUndecided(plan.plan_id, {path: planned.diffs[path] for path in planned.undecided})
+            )
+        decisions = {
+            file.path: screen.decide(file, planned.diffs[file.path], terminal.file(file.path))
+            for file in plan.conflicts
+            if file.path in planned.undecided
+        }
+    if attended and plan.changes and not click.confirm("\nUpgrade now?", default=True, err=True):
         raise click.Abort
     options = msgspec.structs.replace(options, on_conflict=None if how == "ask" else how)
-    terminal.finish(terminal.ask(RunUpgrade(options, by="mcpkeep upgrade", plan_id=planned.plan.plan_id)))
+    asked = RunUpgrade(options, by="mcpkeep upgrade", plan_id=plan.plan_id, decisions=decisions)
+    terminal.finish(terminal.ask(asked))
 
 
-@click.command(help="Go back to the release before, or to one named by release or backup id.")
+@_command(
+    "Go back to the release before, or to one named by release or backup id. Your edits survive it.",
+    "rollback",
+    "rollback --to 2026-01-31-a1b2c3d",
+)
 @click.option("--to", metavar="ID", help="A release or backup; `mcpkeep backups` lists them.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @_workspace
@@ -201,12 +269,16 @@ def _upgrade(
 def _rollback(to: str | None, yes: bool, workspace: str | None, as_json: bool) -> None:
     terminal = _terminal(workspace, as_json)
     target = to or "the former release"
-    if terminal.screen.interactive and not yes and not click.confirm(f"Go back to {target}?", default=True):
+    if (
+        terminal.screen.interactive
+        and not yes
+        and not click.confirm(f"Go back to {target}?", default=True, err=True)
+    ):
         raise click.Abort
     terminal.finish(terminal.ask(RollBack(to=to, by="mcpkeep rollback")))
 
 
-@click.command(help="List the backups, and the releases one can go back to.")
+@_command("List the backups, and the releases one can go back to.", "backups")
 @_workspace
 @_json
 def _backups(workspace: str | None, as_json: bool) -> None:
@@ -214,7 +286,11 @@ def _backups(workspace: str | None, as_json: bool) -> None:
     terminal.finish(terminal.ask(GetBackups()))
 
 
-@click.command(help="Read a backup, or all of them, back against the checksums in its manifest.")
+@_command(
+    "Read a backup, or all of them, back against the checksums in its manifest.",
+    "verify",
+    "verify 2026-01-31-120000",
+)
 @click.argument("backup_id", required=False)
 @_workspace
 @_json
@@ -226,7 +302,7 @@ def _verify(backup_id: str | None, workspace: str | None, as_json: bool) -> None
     raise SystemExit(DONE if sound else FAILED)
 
 
-@click.command(help="Show the newest report, and how upgrades went so far.")
+@_command("Show the newest report, and how upgrades went so far.", "report")
 @_workspace
 @_json
 def _report(workspace: str | None, as_json: bool) -> None:

@@ -37,6 +37,7 @@ def wire_upgrades(
     relay: RelayActor,
     host: LocalHost,
     notify: Callable[[Notify], None],
+    tell_next: Callable[[Notify], None],
     workflows: Workflows | None,
 ) -> UpgradeWiring | None:
     """None where the server is not that of an installation in the workspace."""
@@ -65,6 +66,7 @@ def wire_upgrades(
         run_id=run_id,
         started=options.started,
         notify=notify,
+        tell_next=tell_next,
         mark_rolled_back=mark,
     )
     tool = KeepUpgrades(upgrades.ask, status=upgrades.status, user=Elicitation(relay))

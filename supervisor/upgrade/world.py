@@ -23,7 +23,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
-from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
@@ -119,10 +119,20 @@ def _smoke_test(table: Mapping[str, object]) -> SmokeTest:
     )
 
 
-async def ask_upgrade(actor: UpgradeActor, question: UpgradeMessage) -> UpgradeAnswer:
+async def ask_upgrade(
+    actor: UpgradeActor, question: UpgradeMessage, on_step: Callable[[str, str], None]
+) -> UpgradeAnswer:
     """Ask the actor for as long as it takes; whoever asks can interrupt. Raises UpgradeFailed."""
+    looks = isinstance(question, LOOKS)
+
+    def heard(session_id: str, step: str) -> None:
+        # Of what is under way beside it, whoever only looks wants to hear nothing.
+        if looks == (not session_id):
+            on_step(session_id, step)
+
     try:
-        return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
+        with actor.listen(heard):
+            return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
     except ActorError as error:
         raise UpgradeFailed(
             f"mcpkeep is leaving: {error}", remediation="ask again when it runs; nothing is lost"
