@@ -244,6 +244,11 @@ class RelayActor:
         self._relay.notice(level, text)
         self._flush()
 
+    def early_notice(self, level: str, text: str) -> None:
+        """Tell the client so, or the one that is yet to come."""
+        self._relay.early_notice(level, text)
+        self._flush()
+
     @property
     def is_attended(self) -> bool:
         """Whether a client has opened its session, and a child serves it."""

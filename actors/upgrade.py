@@ -22,7 +22,9 @@ from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import JournalState
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings, read_options
+from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.protocol.upgrade.probation import Probation, note_crash
+from mcpkeep.protocol.upgrade.release import UNKNOWN_VERSION
 from mcpkeep.protocol.upgrade.request import (
     Aborted,
     AbortUpgrade,
@@ -45,6 +47,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpgradeDone,
     UpgradeFault,
     UpgradeMessage,
+    UpToDate,
     VerifyBackups,
 )
 
@@ -242,7 +245,9 @@ class UpgradeActor(Actor[UpgradeMessage]):
 
     async def _upgrade(self, asked: RunUpgrade, work: _Work) -> UpgradeAnswer:
         run = self._run(work, work.session_id, asked.options, agent_led=False, by=asked.by)
-        await run.require_decided(asked.plan_id)
+        plan = await run.require_decided(asked.plan_id)
+        if not plan.changes and (stands := await self._stands(plan)) is not None:
+            return stands
         phase = 0
         try:
             for phase in range(PHASE_COUNT):
@@ -263,6 +268,13 @@ class UpgradeActor(Actor[UpgradeMessage]):
         done = await run.done()
         await self._start_probation(done)
         return done
+
+    async def _stands(self, plan: Plan) -> UpToDate | None:
+        """What is installed, where that is the plan's version; another name of the same files is recorded."""
+        target = await self._world.targets.inspect()
+        if target.current_version not in (None, UNKNOWN_VERSION, plan.source_version):
+            return None
+        return UpToDate(plan.source_version, plan.source_commit, target.current_release, plan.plan_id)
 
     async def _phase(self, asked: RunPhase, work: _Work) -> UpgradeAnswer:
         options = read_options(asked.options)

@@ -15,8 +15,9 @@ from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseDone, PhaseUndone
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
+from mcpkeep.protocol.upgrade.phase import announce_phase
 from mcpkeep.protocol.upgrade.plan import Decision, Plan
-from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
+from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated, former_version
 from mcpkeep.protocol.upgrade.request import RolledBack, UpgradeDone
 
 __all__ = ["RolledBackFor", "UpgradeRun"]
@@ -72,11 +73,12 @@ class UpgradeRun:
     def session_id(self) -> str:
         return self.context.session_id
 
-    async def require_decided(self, plan_id: str | None) -> None:
-        """Before anything changes: raise Undecided where a conflict is open, UpgradeFailed where the plan is
-        not `plan_id` any more, or a check of phase 0 fails.
+    async def require_decided(self, plan_id: str | None) -> Plan:
+        """The plan, before anything changes. Raises Undecided where a conflict is open, UpgradeFailed where the plan
+        is not `plan_id` any more, or a check of phase 0 fails.
         """
-        _, source = await check(self.context)
+        self.context.step("making sure that the plan still holds")
+        _, source = await check(self.context._replace(step=_quiet))
         options = self.context.options
         plan = await self._world.contents.plan(source, content=options.content, code=options.code)
         if plan_id is not None and plan.plan_id != plan_id:
@@ -86,6 +88,7 @@ class UpgradeRun:
                 details={"plan_id": plan.plan_id},
             )
         await settle(self.context, plan)
+        return plan
 
     async def run(self, phase: int) -> Mapping[str, object]:
         """Run a phase, and those before it that were undone since; what it measured.
@@ -100,6 +103,7 @@ class UpgradeRun:
         """
         began = self._world.clock()
         if phase == 0:
+            self.context.step(announce_phase(0))
             evidence, _ = await check(self.context)
             self._seconds[0] = self._world.clock() - began
             self._evidence["0"] = _members(evidence)
@@ -118,7 +122,7 @@ class UpgradeRun:
         prepared, merged = _product(state, 1, Prepared), _product(state, 2, Merged)
         return UpgradeDone(
             session_id=self.session_id,
-            from_version=prepared.former.version,
+            from_version=former_version(prepared, merged),
             to_version=prepared.source.version,
             from_release=prepared.former.release_id,
             to_release=merged.release.release_id,
@@ -188,6 +192,7 @@ class UpgradeRun:
 
     async def _run_one(self, number: int, state: JournalState) -> None:
         began = self._world.clock()
+        self.context.step(announce_phase(number))
         try:
             evidence, product = await self._phases[number](state)
         except BaseException as error:
@@ -248,6 +253,10 @@ class UpgradeRun:
             started_at=state.begun.at,
             by=state.begun.by,
         )
+
+
+def _quiet(_step: str) -> None:
+    """For what was told before."""
 
 
 def _product(state: JournalState, phase: int, kind: type[Product]) -> Product:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from mcpkeep.supervisor.file_exchange import exchange_paths
+from mcpkeep.supervisor.exchange import exchange
 from mcpkeep.supervisor.file_system_sync import sync_file_system
 
 __all__ = [
@@ -61,7 +61,7 @@ class FileCalls(Protocol):
     def rename(self, source: Path, target: Path) -> None: ...
 
     def exchange(self, one: Path, other: Path) -> None:
-        """Have the two change places at once; see `file_exchange.exchange_paths`."""
+        """Give each the other's name at one instant; OSError of NO_EXCHANGE where that cannot be done."""
         ...
 
     def link(self, source: Path, target: Path) -> None:
@@ -136,7 +136,7 @@ class OsCalls:
         os.rename(source, target)
 
     def exchange(self, one: Path, other: Path) -> None:
-        exchange_paths(one, other)
+        exchange(one, other)
 
     def link(self, source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)

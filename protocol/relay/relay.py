@@ -172,6 +172,8 @@ class Relay:
         elif self._answers_itself(call, params):
             return
         self._table[id_] = call
+        if call.log_level is not None:
+            self._notices.listens()
         self._health.used(now)
         link = self._succession.serving
         if params.request_state is not None or params.task_id is not None:
@@ -261,6 +263,7 @@ class Relay:
                     self._to_generation(*answer)
             case "notifications/initialized" | "notifications/roots/list_changed":
                 self.opening.initialized |= method == "notifications/initialized"
+                self._notices.listens()
                 targets = [link for link in self._links.values() if link.is_open]
             case _ if self._succession.serving is not None and self._succession.serving.is_open:
                 targets = [self._succession.serving]
@@ -503,6 +506,10 @@ class Relay:
     def notice(self, level: str, text: str) -> None:
         """Tell the client through its log, if it listens at that level (one of LOG_LEVELS)."""
         self._notices.tell(level, text)
+
+    def early_notice(self, level: str, text: str) -> None:
+        """The same, told to the client that is yet to come where none listens."""
+        self._notices.tell_early(level, text)
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""

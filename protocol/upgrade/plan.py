@@ -38,6 +38,9 @@ class Case(enum.Enum):
     REMOVE = "remove"
 
 
+_CHANGING = frozenset({Case.UPDATE, Case.MERGE, Case.CONFLICT, Case.ADD, Case.REMOVE})
+
+
 class Choice(enum.Enum):
     """How a conflict is decided."""
 
@@ -106,6 +109,13 @@ class Plan(msgspec.Struct, frozen=True):
     files: tuple[PlannedFile, ...]
     """Sorted by path; every file that is installed under a part of the source, or would be."""
     warnings: tuple[str, ...] = ()
+    installed_version: str | None = None
+    """What the source's repository calls that commit, such as its tag."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether any file is to be another one, or may be."""
+        return any(file.case in _CHANGING for file in self.files)
 
     @property
     def conflicts(self) -> tuple[PlannedFile, ...]:

@@ -9,9 +9,9 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.plan import Applied, Plan
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, ToolDiff
-from mcpkeep.protocol.upgrade.release import Release
+from mcpkeep.protocol.upgrade.release import UNKNOWN_VERSION, Release
 
-__all__ = ["Closed", "Merged", "Prepared", "Switched", "Validated"]
+__all__ = ["Closed", "Merged", "Prepared", "Switched", "Validated", "former_version"]
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -39,6 +39,12 @@ class Merged(msgspec.Struct, frozen=True):
     """Further paths that become live with the commit."""
     differs: tuple[str, ...] = ()
     """What upstream's own script would have done otherwise."""
+
+
+def former_version(prepared: Prepared, merged: Merged) -> str:
+    """What stood there before: as its release says, or as the source calls what most files agree on."""
+    known = prepared.former.version
+    return merged.plan.installed_version or known if known == UNKNOWN_VERSION else known
 
 
 class Switched(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ __all__ = [
     "ReleaseMade",
     "RunPostInstall",
     "Snapshot",
+    "UNKNOWN_VERSION",
     "VenvRecord",
     "free_name",
     "release_id_of",
@@ -34,6 +35,9 @@ __all__ = [
 
 ADOPTED = "adopted"
 """The id of the release that records what was there before the first upgrade."""
+
+UNKNOWN_VERSION = "unknown"
+"""Of an installation that does not say which one it is."""
 
 
 class Launch(msgspec.Struct, frozen=True):

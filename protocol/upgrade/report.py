@@ -8,8 +8,9 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.markdown import bullets, code, plain, section, table, time, timed
+from mcpkeep.protocol.upgrade.phase import PHASE_NAMES
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Counts, Decision, Plan
-from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
+from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated, former_version
 from mcpkeep.protocol.upgrade.proof import SmokeResult, ToolDiff
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
@@ -21,15 +22,6 @@ __all__ = [
     "report_upgrade",
     "success_rate",
 ]
-
-_PHASES = (
-    "Pre-flight checks",
-    "Backup and preparation",
-    "Content upgrade",
-    "Server upgrade",
-    "Validation",
-    "Cleanup",
-)
 
 _CHOSEN = {Choice.KEEP: "yours stays", Choice.TAKE: "the new version", Choice.MERGE: "both, merged by hand"}
 
@@ -223,7 +215,7 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
     def _times(self) -> list[str]:
         if not self.seconds:
             return []
-        named = [(f"{number} {_PHASES[number]}", self.seconds[number]) for number in sorted(self.seconds)]
+        named = [(f"{number} {PHASE_NAMES[number]}", self.seconds[number]) for number in sorted(self.seconds)]
         return table(("phase", "seconds"), timed(named))
 
     def _packages(self) -> str:
@@ -255,7 +247,7 @@ def report_upgrade(
     return UpgradeReport(
         session_id=session_id,
         by=by,
-        former=VersionFacts(former.version, former.commit, former.release_id),
+        former=VersionFacts(former_version(prepared, merged), former.commit or merged.plan.installed_commit, former.release_id),
         new=VersionFacts(source.version, source.commit, release.release_id),
         source_path=source.path,
         started_at=started_at,

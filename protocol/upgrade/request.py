@@ -44,6 +44,7 @@ __all__ = [
     "UpgradeFault",
     "UpgradeMessage",
     "UpgradeStatus",
+    "UpToDate",
     "VerifyBackups",
 ]
 
@@ -117,6 +118,16 @@ class UpgradeDone(msgspec.Struct, frozen=True, tag="upgrade.done"):
     """By phase."""
     seconds: Mapping[str, float]
     """By phase."""
+
+
+class UpToDate(msgspec.Struct, frozen=True, tag="upgrade.up_to_date"):
+    """Nothing was done: every file is as the source would have it, or as the user wants it."""
+
+    version: str
+    commit: str
+    release: str | None
+    """None before the first upgrade."""
+    plan_id: str
 
 
 class RolledBack(msgspec.Struct, frozen=True, tag="upgrade.rolled_back"):
@@ -200,6 +211,7 @@ UpgradeAnswer = (
     | ConflictsUndecided
     | Resolved
     | UpgradeDone
+    | UpToDate
     | RolledBack
     | Aborted
     | PhaseMeasured
@@ -226,7 +238,9 @@ class ResolveConflicts(Question[Resolved | Refused], frozen=True, tag="upgrade.r
 
 
 class RunUpgrade(
-    Question[UpgradeDone | ConflictsUndecided | Refused | UpgradeFault], frozen=True, tag="upgrade.run"
+    Question[UpgradeDone | UpToDate | ConflictsUndecided | Refused | UpgradeFault],
+    frozen=True,
+    tag="upgrade.run",
 ):
     """All six phases, one after the other."""
 

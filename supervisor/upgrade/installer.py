@@ -11,6 +11,7 @@ from mcpkeep.protocol.upgrade.places import CODE_PARTS
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.release import (
     ADOPTED,
+    UNKNOWN_VERSION,
     MakeRelease,
     PostInstallDone,
     Pruned,
@@ -402,4 +403,4 @@ def installed_version(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     values = dict(line.split("=", 1) for line in lines if "=" in line)
     free = next((line for line in lines if "=" not in line), None)
-    return values.get("version") or free or values.get("commit") or "unknown"
+    return values.get("version") or free or values.get("commit") or UNKNOWN_VERSION

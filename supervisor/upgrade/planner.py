@@ -22,6 +22,7 @@ from mcpkeep.supervisor.upgrade.planning import Planning
 from mcpkeep.supervisor.upgrade.repository import (
     NotASource,
     algorithm_of,
+    describe,
     read_facts,
     read_history,
     read_tree,
@@ -104,13 +105,15 @@ def make_plan(
     with Blobs(folder) as blobs:
         planning = Planning(tree, history, facts, parts, layout, blobs, cache, check)
         files = planning.files()
+    agreed = None if planning.agreed is None else history.commits[planning.agreed].oid
     return Plan(
         plan_id=plan_id,
         digest=digest_of(facts.commit, files),
         source_path=source.path,
         source_commit=facts.commit,
         source_version=source.version,
-        installed_commit=None if planning.agreed is None else history.commits[planning.agreed].oid,
+        installed_commit=agreed,
+        installed_version=None if agreed is None else describe(folder, facts, agreed, cache=cache),
         made_at=made_at,
         files=files,
         warnings=(*tree.warnings, *planning.warnings(files)),

@@ -20,7 +20,19 @@ from mcpkeep.protocol.upgrade.source_tree import (
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blobs, ask_git, list_bounded
 
-__all__ = ["NotASource", "RepositoryFacts", "algorithm_of", "read_facts", "read_history", "read_tree"]
+__all__ = [
+    "DESCRIBE",
+    "NotASource",
+    "RepositoryFacts",
+    "algorithm_of",
+    "describe",
+    "read_facts",
+    "read_history",
+    "read_tree",
+]
+
+DESCRIBE = ("describe", "--tags", "--always", "--abbrev=7")
+"""The words for git that name a commit by the tag it has, or comes after."""
 
 # Raised by one whenever what is cached means something else.
 _FORMAT = 1
@@ -140,6 +152,21 @@ def read_history(folder: Path, facts: RepositoryFacts, *, cache: Cache) -> Histo
     history = History(parse_log(log))
     cache.write(key, history)
     return history
+
+
+def describe(folder: Path, facts: RepositoryFacts, oid: str, *, cache: Cache) -> str:
+    """What the repository calls a commit: its tag, how far it is from one, or the beginning of its id.
+
+    Raises UpgradeFailed where git cannot be run.
+    """
+    key = f"describe-{_FORMAT}-{oid}-{_history_key(facts)}"
+    kept = cache.read(key, str)
+    if kept is not None:
+        return kept
+    done = ask_git(folder, *DESCRIBE, oid)
+    name = done.stdout.decode(errors="replace").strip() if done.code == 0 else ""
+    cache.write(key, name or oid[:7])
+    return name or oid[:7]
 
 
 def _history_key(facts: RepositoryFacts) -> str:

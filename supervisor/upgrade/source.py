@@ -17,13 +17,12 @@ from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blob, Blobs, GitAnswer, ask_git, ask_many
 from mcpkeep.supervisor.upgrade.layout import find_installation
-from mcpkeep.supervisor.upgrade.repository import NotASource, read_facts, read_tree
+from mcpkeep.supervisor.upgrade.repository import DESCRIBE, NotASource, read_facts, read_tree
 
 __all__ = ["GitSources", "export_code", "inspect_source"]
 
 _SERVER = "mcp_server/"
 _STATUS = ("status", "--porcelain", "-z", "--untracked-files=all", "--ignore-submodules=none")
-_DESCRIBE = ("describe", "--tags", "--always", "--abbrev=7")
 _PARTIAL = ("config", "--local", "--get-regexp", r"^(remote\..*\.promisor|extensions\.partialclone)$")
 _SIGNERS = ("config", "--local", "--name-only", "--get-regexp", r"^gpg\.")
 
@@ -84,7 +83,7 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
         partial = ask_git(source, *_PARTIAL).stdout
         problem = inspection.partial(real) if partial else Problem(str(error), error.remediation)
         return SourceFacts(real, commit=facts.commit, problems=(*problems, problem))
-    status, describe, partials = ask_many(source, _STATUS, _DESCRIBE, _PARTIAL)
+    status, describe, partials = ask_many(source, _STATUS, DESCRIBE, _PARTIAL)
     changed = tuple(parse_status(_said(source, status, "status")))
     if changed:
         problems.append(inspection.dirty(changed))

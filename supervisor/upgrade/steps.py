@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import stat
-import zlib
 from pathlib import Path
 from typing import assert_never
 
@@ -29,9 +28,10 @@ from mcpkeep.protocol.upgrade.step import (
     temporary,
 )
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
-from mcpkeep.supervisor.file_exchange import NO_EXCHANGE
+from mcpkeep.supervisor.exchange import NO_EXCHANGE
+from mcpkeep.supervisor.upgrade.folder_swap import swap, swap_back
 from mcpkeep.supervisor.upgrade.layout import standing
-from mcpkeep.supervisor.upgrade.live_files import make_missing, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import make_missing
 
 __all__ = ["perform", "sync_folders", "undo"]
 
@@ -45,7 +45,7 @@ def perform(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]
             touched = _move(step, base, calls, back=False)
             return touched | _remove_emptied(base, step.path, calls)
         case SwapFolder():
-            return _swap(step, standing(base), calls)
+            return swap(step, standing(base), calls)
         case PointLink():
             return _point(standing(base) / step.path, step.target, calls)
         case RenameInstallation():
@@ -65,7 +65,7 @@ def undo(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]:
         case TakeFile():
             return _move(step, base, calls, back=True)
         case SwapFolder():
-            return _swap_back(step, standing(base), calls)
+            return swap_back(step, standing(base), calls)
         case PointLink():
             return _point(standing(base) / step.path, step.former, calls)
         case RenameInstallation():
@@ -175,113 +175,6 @@ def _remove_empty(folder: Path, calls: FileCalls) -> set[Path]:
                 raise
             return set()
     return {folder.parent}
-
-
-# Folders
-
-
-def _swap(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
-    path, staged, kept = _folders(step, base)
-    if staged is None or kept is None:
-        return _swap_one(path, staged, kept, calls)
-    mark = _mark_of(step)
-    if _exists(staged) and not any(map(_exists, (kept, path / mark, staged / mark))):
-        _put_mark(staged / mark, calls)
-    if _exists(staged / mark):
-        _change_places(path, staged, kept, calls)
-    if _exists(staged):
-        _rename_folder(staged, kept, calls)
-    elif _exists(kept / mark):
-        _change_places(path, kept, None, calls)  # Its taking back was interrupted.
-    if _exists(path / mark):
-        calls.unlink(path / mark)
-        calls.fsync_folder(path)
-    return {path.parent, staged.parent, kept.parent}
-
-
-def _swap_back(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
-    path, staged, kept = _folders(step, base)
-    if staged is None or kept is None:
-        return _swap_one_back(path, staged, kept, calls)
-    mark = _mark_of(step)
-    if _exists(path) and _exists(kept) and not _exists(staged):
-        if not _exists(kept / mark) and not _exists(path / mark):
-            _put_mark(path / mark, calls)
-        if _exists(path / mark):
-            _change_places(path, kept, staged, calls)
-    elif _exists(path / mark):
-        _change_places(path, staged, None, calls)
-    if _exists(kept) and (_exists(staged / mark) or not _exists(path)):
-        remove_tree(path, calls=calls)
-        _rename_folder(kept, path, calls)
-    if _exists(kept / mark):
-        _rename_folder(kept, staged, calls)
-    return {path.parent, staged.parent, kept.parent}
-
-
-def _mark_of(step: SwapFolder) -> str:
-    """The name of the file that tells the arriving folder from the former one while both are on their way."""
-    return f".mcpkeep-{zlib.crc32(str(step.staged).encode()):08x}.tmp"
-
-
-def _put_mark(mark: Path, calls: FileCalls) -> None:
-    calls.close(calls.create(mark))
-    calls.fsync_folder(mark.parent)
-
-
-def _change_places(path: Path, other: Path, instead: Path | None, calls: FileCalls) -> None:
-    """Exchange them, so that `path` is never absent; where that cannot be, `path` first goes to `instead`."""
-    if _exists(path):
-        try:
-            calls.exchange(path, other)
-            calls.fsync_folder(path.parent)
-            calls.fsync_folder(other.parent)
-            return
-        except OSError as e:
-            if e.errno not in NO_EXCHANGE:
-                raise
-    if instead is not None and not _exists(instead):
-        _rename_folder(path, instead, calls)
-    remove_tree(path, calls=calls)
-    _rename_folder(other, path, calls)
-
-
-def _swap_one(path: Path, staged: Path | None, kept: Path | None, calls: FileCalls) -> set[Path]:
-    if kept is not None and not _exists(kept):
-        # The staged one comes in next: not before this is sure to outlast a power loss.
-        _rename_folder(path, kept, calls)
-    if staged is not None and _exists(staged):
-        remove_tree(path, calls=calls)
-        _rename_folder(staged, path, calls)
-    return {place.parent for place in (path, staged, kept) if place is not None}
-
-
-def _swap_one_back(path: Path, staged: Path | None, kept: Path | None, calls: FileCalls) -> set[Path]:
-    if staged is not None and not _exists(staged) and _exists(path):
-        _rename_folder(path, staged, calls)
-    if kept is not None and _exists(kept):
-        remove_tree(path, calls=calls)
-        _rename_folder(kept, path, calls)
-    return {place.parent for place in (path, staged, kept) if place is not None}
-
-
-def _folders(step: SwapFolder, base: Path) -> tuple[Path, Path | None, Path | None]:
-    staged, kept = (base / name if name is not None else None for name in (step.staged, step.kept))
-    return base / step.path, staged, kept
-
-
-def _rename_folder(source: Path, target: Path, calls: FileCalls) -> None:
-    if not _exists(source):
-        return
-    make_missing(target.parent, calls=calls)
-    calls.rename(source, target)
-    calls.fsync_folder(target.parent)
-    if source.parent != target.parent:
-        calls.fsync_folder(source.parent)
-
-
-def _exists(path: Path) -> bool:
-    return os.path.lexists(path)
 
 
 # Links

@@ -52,6 +52,13 @@ MAKE_LIMIT = 180.0
 
 _OUTPUT_LINES = 40
 
+_NOISE = (
+    *("+ ", "- ", "~ "),  # each single package is a line, too
+    *("Using CPython", "Using Python", "Creating virtual environment", "Activate with"),
+    *("Looking in ", "Requirement already satisfied"),
+)
+"""What uv and pip say, and nobody waits to hear."""
+
 _TRY_PIP = {Cause.UNKNOWN, Cause.NO_NETWORK}
 """What may be uv's alone: its own faults, and an index that only pip's configuration knows."""
 
@@ -245,8 +252,7 @@ class Venvs:
             tool = "uv" if words[0] == self._uv else "pip"
 
             def tell(line: str) -> None:
-                # Each single package is a line, too.
-                if line[:2] not in ("+ ", "- ", "~ "):
+                if not line.startswith(_NOISE):
                     progress(f"{tool}: {line}")
 
             done = run_command(

@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
@@ -78,11 +78,19 @@ def make_parts(layout: Layout) -> UpgradeParts:
 
 def recover_installation(parts: UpgradeParts) -> Recovered:
     """Bring the installation to one whole version, before any server of it is started."""
-    recovered = recover(parts.changes, parts.journals, parts.lock)
-    if parts.lock.owner() is None or parts.lock.held_for is not None:  # nobody else is at work
+    records = RecordFiles(parts.layout, now=_now)
+
+    def mend() -> None:
         repair_venv(parts.changes.layout)
         BackupFiles(parts.changes.layout).recover()
-    return recovered
+
+    def log_line(line: Mapping[str, object]) -> None:
+        # Where it had been told already, as of one that was being closed, once is enough.
+        with suppress(OSError, UpgradeFailed):
+            if not any(told.get("session_id") == line["session_id"] for told in records.history()):
+                records.log_line(line)
+
+    return recover(parts.changes, parts.journals, parts.lock, first=mend, log_line=log_line)
 
 
 def read_settings(upgrade: Upgrade) -> UpgradeSettings:
