@@ -28,6 +28,7 @@ from mcpkeep.protocol.upgrade.step import (
     temporary,
 )
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
+from mcpkeep.supervisor.exchange import NO_EXCHANGE
 from mcpkeep.supervisor.upgrade.folder_swap import swap, swap_back
 from mcpkeep.supervisor.upgrade.layout import standing
 from mcpkeep.supervisor.upgrade.live_files import make_missing
