@@ -14,7 +14,7 @@ from mcpkeep.protocol.upgrade.evidence import Phase3Evidence, Phase4Evidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import BASES, OWN
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
-from mcpkeep.protocol.upgrade.proof import Proof, compare_tools
+from mcpkeep.protocol.upgrade.proof import Proof, ToolDiff, compare_tools
 from mcpkeep.protocol.upgrade.smoke import (
     BROWSER_TEST,
     SEARCH_TEST,
@@ -63,7 +63,8 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
         server_restart_time=show_time(at),
         server_health_check="passed",
     )
-    diff = compare_tools(old_tools, proof.tools)
+    # With no server up, nobody knows what the former one offered.
+    diff = compare_tools(old_tools, proof.tools) if old_tools else ToolDiff()
     return evidence, Switched(proof=proof, tool_diff=diff, order=order, at=at, raced=raced)
 
 
@@ -73,6 +74,7 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
     Answers the paths that the user changed meanwhile: theirs stand. Raises UpgradeFailed.
     """
     await world.changes.prepare(order)
+    raced: tuple[str, ...] = ()
     try:
         step("bringing the index and the scripts in")
         await world.changes.swap_first(order)
@@ -166,7 +168,7 @@ async def validate(
         server_version=prepared.source.version,
         tools_registered=len(tools),
         expected_tools=len(switched.proof.tools),
-        browser_tools_enabled=browser,
+        browser_tools_enabled=browser and outcome_of(smoke, BROWSER_TEST) != "skipped",
         browser_smoke_test=outcome_of(smoke, BROWSER_TEST),
         rag_search_test=outcome_of(smoke, SEARCH_TEST),
         workflow_engine_test=outcome_of(smoke, WORKFLOW_TEST),

@@ -213,6 +213,8 @@ async def merge(context: Context, prepared: Prepared) -> tuple[Phase2Evidence, M
         folder = world.scratch(session_id)
         await world.contents.take_code(session_id, folder)
         release = (await _make(context, prepared.source, folder, prepared.former.release_id)).release
+    context.step("asking upstream's own script for its dry run")
+    differs = await world.contents.compare(plan, prepared.former.release_id)
     staged = await world.records.stage(session_id, prepared.source)
     counts = plan.counts()
     evidence = Phase2Evidence(
@@ -227,7 +229,7 @@ async def merge(context: Context, prepared: Prepared) -> tuple[Phase2Evidence, M
         version_updated=prepared.source.version,
         update_log_appended=True,
     )
-    return evidence, Merged(plan=plan, applied=applied, release=release, staged_records=staged)
+    return evidence, Merged(plan=plan, applied=applied, release=release, staged_records=staged, differs=differs)
 
 
 async def settle(context: Context, plan: Plan) -> Mapping[str, Decision]:

@@ -1,4 +1,4 @@
-"""One session's upgrade: its phases in order, each journalled, taken back where it fails, undone on demand."""
+"""One session's upgrade: its phases in order, journalled, taken back where they fail, undone on demand."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, cast

@@ -75,6 +75,12 @@ class Contents(Protocol):
         """Unified diffs from what stands there to what would, by path; a word in place of a binary one."""
         ...
 
+    async def compare(self, plan: Plan, release_id: str) -> tuple[str, ...]:
+        """What upstream's own script would do otherwise, in lines for the report; its dry run is made by the
+        release's interpreter on copies.
+        """
+        ...
+
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         """What has changed since the plan was made: paths, or `source`."""
         ...

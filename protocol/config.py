@@ -234,8 +234,8 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("upgrade", "unit_tests", COMMAND, "a command that must succeed in the upgraded workspace"),
     Setting(
-        "upgrade", "post_install", TABLES, "further steps after installing a package: its name, and the words "
-        "for its Python"
+        "upgrade", "post_install", TABLES, "further steps after installing a package: its name, and the "
+        "words for its Python"
     ),
     Setting("log", "level", _LEVELS, "the least that is logged", "--log-level"),
     Setting("log", "format", _FORMATS, "lines for people, or one JSON object each", "--log-format"),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from mcpkeep.supervisor.exchange import exchange
 from mcpkeep.supervisor.file_system_sync import sync_file_system
 
 __all__ = [
@@ -58,6 +59,10 @@ class FileCalls(Protocol):
     def close(self, fd: int) -> None: ...
 
     def rename(self, source: Path, target: Path) -> None: ...
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Give each the other's name at one instant; OSError of NO_EXCHANGE where that cannot be done."""
+        ...
 
     def link(self, source: Path, target: Path) -> None:
         """Give the file one more name; a symbolic link itself, not what it points at."""
@@ -129,6 +134,9 @@ class OsCalls:
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        exchange(one, other)
 
     def link(self, source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Marks a workflow session where no tool does: an upgrade that was rolled back ends the session that led it."""
+"""Marks a workflow session where no tool does: one that led an upgrade ends with the rollback of it."""
 
 import logging
 import uuid

@@ -1,5 +1,6 @@
 """File calls that fail at the n-th one, for every n."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ class Faults(OsCalls):
     from_then_on: bool = False
     made: int = 0
     failed: int = 0
+    exchanges: bool = True
+    """Whether the file system can exchange two names."""
 
     def _count(self) -> None:
         n, self.made = self.made, self.made + 1
@@ -47,6 +50,12 @@ class Faults(OsCalls):
     def rename(self, source: Path, target: Path) -> None:
         self._count()
         super().rename(source, target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        if not self.exchanges:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._count()
+        super().exchange(one, other)
 
     def link(self, source: Path, target: Path) -> None:
         self._count()

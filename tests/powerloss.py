@@ -5,12 +5,15 @@ was not synced since may be there or not, each by itself, and content that was n
 or whole. fsync of a file covers its content and not its name. A rename is there or not, as one.
 """
 
+import errno
 import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mcpkeep.supervisor.exchange import exchange
 
 __all__ = ["Crash", "Recorder", "crashes"]
 
@@ -32,6 +35,21 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Exchange:
+    """Two names, of folders or files, changed places, as one."""
+
+    folder: Path
+    one: Path
+    other: Path
+
+    def swapped(self, path: Path) -> Path:
+        for source, target in ((self.one, self.other), (self.other, self.one)):
+            if path.is_relative_to(source):
+                return target / path.relative_to(source)
+        return path
+
+
+@dataclass(frozen=True)
 class _Content:
     file: int
     data: bytes
@@ -50,7 +68,7 @@ class _Mark:
     value: object
 
 
-_Record = _Entry | _Content | _Synced | _Mark
+_Record = _Entry | _Exchange | _Content | _Synced | _Mark
 
 
 @dataclass(frozen=True)
@@ -172,6 +190,13 @@ class Recorder:
             os.rename(source, target)
             self._enter(_Entry(target.parent, source, target, self._names.get(source)), "rename")
 
+    def exchange(self, one: Path, other: Path) -> None:
+        if "exchange" in self.without:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        with self._lock:
+            exchange(one, other)
+            self._enter(_Exchange(one.parent, one, other), "exchange")
+
     def link(self, source: Path, target: Path) -> None:
         with self._lock:
             os.link(source, target)
@@ -219,7 +244,7 @@ class Recorder:
             for name in names:
                 self._sync(self._names[Path(folder, name)], "sync_tree")
 
-    def _enter(self, entry: _Entry, call: str) -> None:
+    def _enter(self, entry: _Entry | _Exchange, call: str) -> None:
         self.log.append(entry)
         self.calls.append(call)
         _apply(self._names, set(), entry)
@@ -261,7 +286,7 @@ def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator
     for record in log:
         if isinstance(record, _Synced):
             covered[record.what] = max(record.since, covered.get(record.what, 0))
-    entries = [(n, r) for n, r in enumerate(log) if isinstance(r, _Entry)]
+    entries = [(n, r) for n, r in enumerate(log) if isinstance(r, _Entry | _Exchange)]
     pending = [n for n, entry in entries if n >= covered.get(entry.folder, 0)]
     contents: dict[int, tuple[bytes, bytes]] = {}
     for n, record in enumerate(log):
@@ -277,10 +302,12 @@ def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator
             continue
         names: dict[Path, int] = {}
         folders: set[Path] = {recorder.root}
-        lost: list[tuple[Path, Path]] = []
+        lost: list[tuple[Path, Path] | _Exchange] = []
         for n, entry in entries:
             if n in kept or n not in pending:
                 _apply(names, folders, _as_if_without(lost, entry))
+            elif isinstance(entry, _Exchange):
+                lost.append(entry)
             elif entry.gone is not None and entry.name is not None and entry.file is None:
                 lost.append((entry.name, entry.gone))
         reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
@@ -297,15 +324,23 @@ def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator
             yield Crash(files, below, marks, numbers, links)
 
 
-def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
+def _as_if_without(
+    renames: list[tuple[Path, Path] | _Exchange], entry: _Entry | _Exchange
+) -> _Entry | _Exchange:
     """What the entry is where these renames of folders were lost: the same, in the folder by its old name."""
 
     def put_back(path: Path) -> Path:
-        for name, gone in reversed(renames):
+        for rename in reversed(renames):
+            if isinstance(rename, _Exchange):
+                path = path if path in (rename.one, rename.other) else rename.swapped(path)
+                continue
+            name, gone = rename
             if path.is_relative_to(name) and path != name:
                 path = gone / path.relative_to(name)
         return path
 
+    if isinstance(entry, _Exchange):
+        return _Exchange(entry.folder, put_back(entry.one), put_back(entry.other))
     return _Entry(
         put_back(entry.folder),
         None if entry.gone is None else put_back(entry.gone),
@@ -314,7 +349,14 @@ def _as_if_without(renames: list[tuple[Path, Path]], entry: _Entry) -> _Entry:
     )
 
 
-def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry) -> None:
+def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry | _Exchange) -> None:
+    if isinstance(entry, _Exchange):
+        for path, file in [(entry.swapped(path), names.pop(path)) for path in tuple(names)]:
+            names[path] = file
+        swapped = {entry.swapped(folder) for folder in folders}
+        folders.clear()
+        folders |= swapped
+        return
     if entry.file is None and entry.gone is not None and entry.gone not in names:
         folders.discard(entry.gone)
         if entry.name is not None:

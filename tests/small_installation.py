@@ -1,6 +1,7 @@
 """A very small installation with two releases, an upgrade between them, and ways to be killed in it."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -60,6 +61,8 @@ class Kills(OsCalls):
 
     at: int
     made: int = 0
+    exchanges: bool = True
+    """Whether the file system can exchange two names."""
 
     def _count(self) -> None:
         n, self.made = self.made, self.made + 1
@@ -88,6 +91,12 @@ class Kills(OsCalls):
     def rename(self, source: Path, target: Path) -> None:
         self._count()
         super().rename(source, target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        if not self.exchanges:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._count()
+        super().exchange(one, other)
 
     def link(self, source: Path, target: Path) -> None:
         self._count()
@@ -285,11 +294,14 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / path).write_bytes(data)
 
 
-def killed_at(n: int, world: World, work: Callable[[World], object]) -> tuple[World, bool]:
+def killed_at(
+    n: int, world: World, work: Callable[[World], object], *, exchanges: bool = True
+) -> tuple[World, bool]:
     """Do the work in a process that dies at call n; the next process's world, and whether it died."""
-    dying = world.again(Kills(n))
+    dying = world.again(Kills(n, exchanges=exchanges))
+    after = Kills(10**9, exchanges=exchanges)
     try:
         work(dying)
     except Killed:
-        return dying.again(), True
-    return dying.again(), False
+        return dying.again(after), True
+    return dying.again(after), False

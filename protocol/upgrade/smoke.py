@@ -39,6 +39,13 @@ _REMOTE = re.compile(
     r"|max retries exceeded|ProxyError|SSLCertVerificationError",
     re.IGNORECASE,
 )
+_NO_BROWSER = re.compile(
+    r"executable doesn't exist|playwright install|host system is missing dependencies"
+    r"|error while loading shared libraries",
+    re.IGNORECASE,
+)
+"""What playwright says where its browser, or what that needs of the system, is not there."""
+
 _DETAIL_LIMIT = 300
 
 
@@ -110,8 +117,13 @@ def judge_answer(test: SmokeTest, result: Mapping[str, object], *, seconds: floa
 
 
 def judge_failure(test: SmokeTest, detail: str, *, seconds: float) -> SmokeResult:
-    """A test that failed, and whether the network is to blame."""
+    """A test that failed, and whether the network is to blame.
+
+    A browser that was never downloaded is no fault of the version: the post-install step that failed is told.
+    """
     short = detail if len(detail) <= _DETAIL_LIMIT else detail[:_DETAIL_LIMIT] + "..."
+    if test.name == BROWSER_TEST and _NO_BROWSER.search(detail):
+        return SmokeResult(test.name, test.tool, "skipped", f"no browser is installed: {short}", seconds)
     return SmokeResult(test.name, test.tool, "failed", short, seconds, remote=bool(_REMOTE.search(detail)))
 
 

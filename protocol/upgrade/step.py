@@ -53,7 +53,8 @@ class TakeFile(msgspec.Struct, frozen=True, tag="take_file"):
 class SwapFolder(msgspec.Struct, frozen=True, tag="swap_folder"):
     """The folder `staged` becomes `path`, and what stood there becomes `kept`; None where there is none.
 
-    For folders of generated data only: what comes into being at `path` in between is removed.
+    At one instant, as `swap.py` says, where the file system can. Where it cannot there is a moment without
+    `path`, and what comes into being there is removed: for folders of generated data only.
     """
 
     path: str

@@ -1,7 +1,8 @@
 """Takes the live venv over: it moves into mcpkeep's own folder, and a link is left in its place.
 
-There is a moment with no `.praxis-os/venv`. The link that will stand there is made first, in mcpkeep's own
-folder: where that is found later, `repair_venv` puts it in its place, or away if nothing was moved.
+The link is made where the venv is to go, and the two change places at one instant. Where names cannot be
+exchanged there is a moment with no `.praxis-os/venv`. The link is made in mcpkeep's own folder then: where it is
+found later, `repair_venv` puts it in its place, or away if nothing was moved.
 """
 
 import os
@@ -14,6 +15,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import OWN
 from mcpkeep.protocol.upgrade.release import VenvRecord
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.exchange import NO_EXCHANGE
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.venv import COMPLETE
 
@@ -70,12 +72,14 @@ def take_venv_over(
     target = layout.venvs / name
     pending = _pending(layout)
     _drop(pending, calls)
+    if not live.link:
+        write_durably(live.path / COMPLETE, msgspec.json.encode(record), calls=calls)
+        if _exchange(layout, name, calls):
+            return
     if live.link:
         _drop(target, calls)
         calls.symlink(str(live.path), target)
         calls.fsync_folder(layout.venvs)
-    else:
-        write_durably(live.path / COMPLETE, msgspec.json.encode(record), calls=calls)
     calls.symlink(_text(name), pending)
     calls.fsync_folder(layout.own)
     if not live.link:
@@ -91,9 +95,12 @@ def take_venv_over(
 
 def repair_venv(layout: Layout, *, calls: FileCalls = OS_CALLS) -> bool:
     """Bring a take-over that was cut short to its end, or to its beginning; whether there was one."""
+    left = _own_links(layout)
+    for link in left:
+        calls.unlink(link)
     pending = _pending(layout)
     if not pending.is_symlink():
-        return False
+        return bool(left)
     if os.path.lexists(layout.venv) and not layout.venv.is_symlink():
         _drop(pending, calls)
     elif (layout.base / os.readlink(pending)).is_dir():
@@ -102,6 +109,33 @@ def repair_venv(layout: Layout, *, calls: FileCalls = OS_CALLS) -> bool:
     else:
         _drop(pending, calls)
     return True
+
+
+def _exchange(layout: Layout, name: str, calls: FileCalls) -> bool:
+    """Have the venv and the link to it change places; False where that cannot be done here."""
+    target = layout.venvs / name
+    calls.symlink(_text(name), target)
+    calls.fsync_folder(layout.venvs)
+    try:
+        calls.exchange(target, layout.venv)
+    except OSError as e:
+        calls.unlink(target)
+        if e.errno not in NO_EXCHANGE:
+            raise
+        return False
+    calls.fsync_folder(layout.base)
+    calls.fsync_folder(layout.venvs)
+    return True
+
+
+def _own_links(layout: Layout) -> list[Path]:
+    """Links among the venvs that were to change places with the live one."""
+    try:
+        names = os.listdir(layout.venvs)
+    except FileNotFoundError:
+        return []
+    found = (layout.venvs / name for name in names)
+    return [path for path in found if path.is_symlink() and os.readlink(path) == _text(path.name)]
 
 
 def _settle(layout: Layout, calls: FileCalls) -> None:

@@ -186,11 +186,11 @@ class BackupFiles:
         )
 
     def recover(self) -> None:
-        """Finish a restore that was interrupted, or forget one that had changed nothing yet.
-
-        Called at start, by whoever holds the upgrade lock.
+        """Finish a restore that was interrupted, or forget one that had changed nothing yet; remove what never
+        became a backup. Called at start, by whoever holds the upgrade lock.
         """
         Restoring.finish(self._layout, calls=self._calls)
+        self._tidy()
 
     def remove_old(self, keep: int, *, needed: Sequence[str] = ()) -> RemovedBackups:
         """Remove all but the newest `keep`, and those that are needed; what never became a backup, always.
@@ -219,7 +219,6 @@ class BackupFiles:
         ignore = self._folder / ".gitignore"
         if not ignore.exists():
             write_durably(ignore, b"*\n", calls=self._calls)
-        self._tidy()
 
     def _fill(
         self, making: Path, tree: Tree, requirements: str, check: Check

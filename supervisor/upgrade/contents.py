@@ -10,10 +10,12 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline
+from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.content_files import ContentFiles
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import digest
 from mcpkeep.supervisor.upgrade.planner import Planner
+from mcpkeep.supervisor.upgrade.safe_upgrade import compare_with_safe_upgrade
 
 __all__ = ["InstalledContents"]
 
@@ -21,9 +23,19 @@ __all__ = ["InstalledContents"]
 class InstalledContents(ContentFiles):
     """`Contents` on this machine."""
 
-    def __init__(self, layout: Layout, planner: Planner, *, calls: FileCalls = OS_CALLS) -> None:
+    def __init__(
+        self, layout: Layout, planner: Planner, *, cache: Cache, calls: FileCalls = OS_CALLS
+    ) -> None:
         super().__init__(layout, calls=calls)
         self._planner = planner
+        self._cache = cache
+
+    async def compare(self, plan: Plan, release_id: str) -> tuple[str, ...]:
+        """See `safe_upgrade.compare_with_safe_upgrade`; run by that release's interpreter."""
+        python = str(self._layout.releases / release_id / "venv" / "bin" / "python")
+        return await self._run(
+            lambda _: compare_with_safe_upgrade(plan, self._layout.base, python=python, cache=self._cache)
+        )
 
     async def plan(self, source: SourceFacts, *, content: bool, code: bool) -> Plan:
         """See `Planner.plan`. The same inputs give the same plan_id, so that decisions outlast a restart."""

@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 import anyio.to_thread
+import msgspec
 
 from mcpkeep.actors.upgrade_world import Progress
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.places import SERVER_STATE
 from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.supervisor.stderr import TAIL_LINES
 from mcpkeep.supervisor.upgrade.index import drop_unfinished
@@ -117,6 +121,7 @@ class DirectServer:
         probe, self._probe, self._tools = self._probe, None, {}
         if probe is not None:
             await probe.end()
+            await anyio.to_thread.run_sync(_forget_server, self._layout.base / SERVER_STATE, probe.pid)
 
     def frozen(self) -> str | None:
         """Nothing is ever frozen: it would outlive the command."""
@@ -127,3 +132,14 @@ class DirectServer:
     def stderr_since_switch(self) -> tuple[str, ...]:
         """The last lines of the started server's stderr, oldest first."""
         return () if self._probe is None else self._probe.stderr_lines(TAIL_LINES)
+
+
+class _ServerState(msgspec.Struct):
+    pid: int
+
+
+def _forget_server(state: Path, pid: int) -> None:
+    """Remove the state file that a server ended by SIGTERM leaves, if it is that server's own."""
+    with suppress(OSError, msgspec.DecodeError):
+        if msgspec.json.decode(state.read_bytes(), type=_ServerState).pid == pid:
+            state.unlink()

@@ -7,7 +7,7 @@ it did not want what stood there. Each part may be cut short anywhere, and is do
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,7 +16,9 @@ from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
 from mcpkeep.protocol.upgrade.places import SERVER_STATE
+from mcpkeep.protocol.upgrade.rollback import find_way_back
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.live_files import remove_tree
@@ -49,11 +51,17 @@ def recover(
     journals: JournalFiles,
     lock: HeldLock,
     *,
+    first: Callable[[], None] = lambda: None,
+    log_line: Callable[[Mapping[str, object]], None] = lambda _line: None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     calls: FileCalls = OS_CALLS,
 ) -> Recovered:
-    """Bring the installation to one whole version; nothing where a living process holds the lock."""
-    return _Recovery(changes, journals, lock, now, calls).run()
+    """Bring the installation to one whole version; nothing where a living process holds the lock.
+
+    `first` mends what no journal tells of, under the lock; `log_line` takes what the history is to say of a
+    session that ends here, once more where that is cut short.
+    """
+    return _Recovery(changes, journals, lock, first, log_line, now, calls).run()
 
 
 class _Recovery:
@@ -62,12 +70,16 @@ class _Recovery:
         changes: ChangeFiles,
         journals: JournalFiles,
         lock: HeldLock,
+        first: Callable[[], None],
+        log_line: Callable[[Mapping[str, object]], None],
         now: Callable[[], datetime],
         calls: FileCalls,
     ) -> None:
         self._changes = changes
         self._journals = journals
         self._lock = lock
+        self._mend = first
+        self._log_line = log_line
         self._now = now
         self._calls = calls
         self._said: list[str] = []
@@ -88,6 +100,11 @@ class _Recovery:
         # Before it was held, another may have been at work.
         self._said.clear()
         self._damaged.clear()
+        try:
+            self._mend()
+        except (UpgradeFailed, OSError) as e:
+            self._failed = True
+            self._said.append(f"what was interrupted could not be mended: {e}")
         # The newest first: a rollback stands on the upgrade that it goes back over.
         for state in reversed(self._open()):
             try:
@@ -173,6 +190,7 @@ class _Recovery:
     def _finish_rollback(self, state: JournalState) -> None:
         session_id = state.begun.session_id
         if state.committed and self._has_record(session_id):
+            self._exchange_baseline(session_id, self._undone_by(session_id))
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
         prepared = self._changes.order(session_id)
@@ -192,11 +210,23 @@ class _Recovery:
                 state, "failed", f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
             )
             return
+        self._exchange_baseline(session_id, plan.undoes)
         said = f"rollback {session_id!r} was interrupted, and finished: release {plan.order.to_release!r}"
         self._end(state, "completed", said, (*plan.kept_aside, *stayed))
 
+    def _exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+        exchange_baseline(self._changes.layout, session_id, undone, calls=self._calls)
+
+    def _undone_by(self, session_id: str) -> tuple[str, ...]:
+        """The changes that this rollback, whose own stands, has taken back."""
+        records = self._changes.records()
+        number = next(n for n, record in enumerate(records) if record.session_id == session_id)
+        way = find_way_back(records[:number], records[number].to_release)
+        return tuple(record.session_id for record in way.changes)
+
     def _end(self, state: JournalState, outcome: Outcome, said: str, stayed: tuple[str, ...] = ()) -> None:
         session_id = state.begun.session_id
+        self._log_line(self._line(state, outcome, said))
         # Before the journal says that it ended: the next start would not look any more.
         remove_tree(self._changes.layout.staging(session_id), calls=self._calls)
         self._changes.discard(session_id)
@@ -204,9 +234,25 @@ class _Recovery:
         self._ended[session_id] = outcome
         self._say(said, stayed)
 
+    def _line(self, state: JournalState, outcome: Outcome, said: str) -> Mapping[str, object]:
+        begun = state.begun
+        line: dict[str, object] = {
+            "at": f"{self._now():%Y-%m-%dT%H:%M:%SZ}",
+            "session_id": begun.session_id,
+            "by": begun.by,
+            "kind": begun.kind,
+            "outcome": outcome,
+            "reason": said,
+        }
+        for record in self._changes.records():
+            if record.session_id == begun.session_id:
+                line |= {"from": record.from_release, "to": record.to_release}
+        return line
+
     def _tidy(self) -> None:
         """Remove what belongs to no session that goes on, and releases that were never finished."""
         at = self._changes.layout
+        settle_baseline(at, calls=self._calls)
         for name in _names(at.stagings):
             if name not in self._resumed:
                 remove_tree(at.stagings / name, calls=self._calls)

@@ -28,8 +28,10 @@ from mcpkeep.protocol.upgrade.step import (
     temporary,
 )
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
+from mcpkeep.supervisor.exchange import NO_EXCHANGE
+from mcpkeep.supervisor.upgrade.folder_swap import swap, swap_back
 from mcpkeep.supervisor.upgrade.layout import standing
-from mcpkeep.supervisor.upgrade.live_files import make_missing, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import make_missing
 
 __all__ = ["perform", "sync_folders", "undo"]
 
@@ -43,7 +45,7 @@ def perform(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]
             touched = _move(step, base, calls, back=False)
             return touched | _remove_emptied(base, step.path, calls)
         case SwapFolder():
-            return _swap(step, standing(base), calls)
+            return swap(step, standing(base), calls)
         case PointLink():
             return _point(standing(base) / step.path, step.target, calls)
         case RenameInstallation():
@@ -63,7 +65,7 @@ def undo(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]:
         case TakeFile():
             return _move(step, base, calls, back=True)
         case SwapFolder():
-            return _swap_back(step, standing(base), calls)
+            return swap_back(step, standing(base), calls)
         case PointLink():
             return _point(standing(base) / step.path, step.former, calls)
         case RenameInstallation():
@@ -175,49 +177,6 @@ def _remove_empty(folder: Path, calls: FileCalls) -> set[Path]:
     return {folder.parent}
 
 
-# Folders
-
-
-def _swap(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
-    path, staged, kept = _folders(step, base)
-    if kept is not None and not _exists(kept):
-        # The staged one comes in next: not before this is sure to outlast a power loss.
-        _rename_folder(path, kept, calls)
-    if staged is not None and _exists(staged):
-        remove_tree(path, calls=calls)
-        _rename_folder(staged, path, calls)
-    return {place.parent for place in (path, staged, kept) if place is not None}
-
-
-def _swap_back(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
-    path, staged, kept = _folders(step, base)
-    if staged is not None and not _exists(staged) and _exists(path):
-        _rename_folder(path, staged, calls)
-    if kept is not None and _exists(kept):
-        remove_tree(path, calls=calls)
-        _rename_folder(kept, path, calls)
-    return {place.parent for place in (path, staged, kept) if place is not None}
-
-
-def _folders(step: SwapFolder, base: Path) -> tuple[Path, Path | None, Path | None]:
-    staged, kept = (base / name if name is not None else None for name in (step.staged, step.kept))
-    return base / step.path, staged, kept
-
-
-def _rename_folder(source: Path, target: Path, calls: FileCalls) -> None:
-    if not _exists(source):
-        return
-    make_missing(target.parent, calls=calls)
-    calls.rename(source, target)
-    calls.fsync_folder(target.parent)
-    if source.parent != target.parent:
-        calls.fsync_folder(source.parent)
-
-
-def _exists(path: Path) -> bool:
-    return os.path.lexists(path)
-
-
 # Links
 
 
@@ -239,8 +198,16 @@ def _point(path: Path, target: str | None, calls: FileCalls) -> set[Path]:
 
 def _rename_installation(base: Path, old: str, new: str, calls: FileCalls) -> set[Path]:
     before, after = base.parent / old, base.parent / new
-    if not os.path.lexists(after):
-        calls.rename(before, after)
+    if _is_real(before) and (not os.path.lexists(after) or _leads_to(after, new)):
+        if not os.path.lexists(after):
+            calls.symlink(new, after)  # To itself, until it has the old name.
+        try:
+            calls.exchange(before, after)
+        except OSError as e:
+            if e.errno not in NO_EXCHANGE:
+                raise
+            calls.unlink(after)
+            calls.rename(before, after)
         # Its link would else stand alone after a power loss.
         calls.fsync_folder(base.parent)
     if not os.path.lexists(before):
@@ -250,9 +217,26 @@ def _rename_installation(base: Path, old: str, new: str, calls: FileCalls) -> se
 
 def _rename_back(base: Path, old: str, new: str, calls: FileCalls) -> set[Path]:
     before, after = base.parent / old, base.parent / new
-    if os.path.lexists(after) and (before.is_symlink() or not os.path.lexists(before)):
-        if before.is_symlink():
+    if _is_real(after) and _leads_to(before, new):
+        try:
+            calls.exchange(before, after)
+        except OSError as e:
+            if e.errno not in NO_EXCHANGE:
+                raise
             calls.unlink(before)
+            calls.rename(after, before)
+        calls.fsync_folder(base.parent)
+    elif _is_real(after) and not os.path.lexists(before):
         calls.rename(after, before)
         calls.fsync_folder(base.parent)
+    if _is_real(before) and _leads_to(after, new):
+        calls.unlink(after)
     return {base.parent}
+
+
+def _is_real(path: Path) -> bool:
+    return not path.is_symlink() and path.is_dir()
+
+
+def _leads_to(path: Path, text: str) -> bool:
+    return path.is_symlink() and os.readlink(path) == text

@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
@@ -78,11 +78,19 @@ def make_parts(layout: Layout) -> UpgradeParts:
 
 def recover_installation(parts: UpgradeParts) -> Recovered:
     """Bring the installation to one whole version, before any server of it is started."""
-    recovered = recover(parts.changes, parts.journals, parts.lock)
-    if parts.lock.owner() is None or parts.lock.held_for is not None:  # nobody else is at work
+    records = RecordFiles(parts.layout, now=_now)
+
+    def mend() -> None:
         repair_venv(parts.changes.layout)
         BackupFiles(parts.changes.layout).recover()
-    return recovered
+
+    def log_line(line: Mapping[str, object]) -> None:
+        # Where it had been told already, as of one that was being closed, once is enough.
+        with suppress(OSError, UpgradeFailed):
+            if not any(told.get("session_id") == line["session_id"] for told in records.history()):
+                records.log_line(line)
+
+    return recover(parts.changes, parts.journals, parts.lock, first=mend, log_line=log_line)
 
 
 def read_settings(upgrade: Upgrade) -> UpgradeSettings:
@@ -149,7 +157,7 @@ async def running_upgrades(
     """
     layout = parts.layout
     environ = dict(os.environ)
-    cache = Cache(user_cache_folder(environ, environ.get("HOME") or os.path.expanduser("~")))
+    cache = Cache(user_cache_folder(environ, environ.get("HOME", "/")))
     planner = Planner(lambda: parts.changes.layout, cache=cache.without(layout.workspace))
     records = RecordFiles(layout, now=_now)
     store = Installer(
@@ -165,12 +173,15 @@ async def running_upgrades(
         if actor is not None:
             actor.step(name)
 
+    def scratch(session_id: str) -> str:
+        return str(layout.staging(session_id) / "code")
+
     backups = BackupActor(BackupFiles(layout), now=_now)
     installer = InstallerActor(ThreadedInstaller(store), progress=step)
     world = UpgradeWorld(
         sources=GitSources(layout.workspace, cache=cache),
         targets=InstalledTarget(lambda: parts.changes.layout),
-        contents=InstalledContents(layout, planner),
+        contents=InstalledContents(layout, planner, cache=cache),
         lock=parts.lock,
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
@@ -183,7 +194,7 @@ async def running_upgrades(
         now=_now,
         clock=time.monotonic,
         new_id=lambda: str(uuid.uuid4()),
-        scratch=lambda session_id: str(layout.staging(session_id) / "code"),
+        scratch=scratch,
     )
     actor = UpgradeActor(
         world,

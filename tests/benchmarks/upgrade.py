@@ -142,7 +142,7 @@ class Stream:
 
 def upgrade_table(*, rounds: int) -> Table:
     """348 files, 2.5 MB: the size of the real one, with a server that starts at once."""
-    size = Bulk(files=293, bytes=2_440_000)
+    size = Bulk(files=293, bytes=2_440_000, suffix=".txt")
     rows = [row for row in _measured(size, rounds) if row]
     return Table(
         f"Upgrades of 348 files (2.5 MB), {rounds} of them, 100 calls a second meanwhile",

@@ -194,3 +194,17 @@ def test_a_failure_for_want_of_a_network_is_told_from_others(detail: str, remote
 
 def test_a_long_answer_is_cut() -> None:
     assert len(judge_failure(ANY, "x" * 5000, seconds=0).detail) == 303
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        "BrowserType.launch: Executable doesn't exist at /home/ada/.cache/ms-playwright/chromium-1187/chrome",
+        "Looks like Playwright was just installed. Please run: playwright install",
+        "Host system is missing dependencies to run browsers.",
+    ],
+)
+def test_a_browser_that_was_never_installed_is_no_fault_of_the_version(detail: str) -> None:
+    browser = SmokeTest("browser_smoke_test", "pos_browser", {}, "$.status", "success")
+    assert judge_failure(browser, detail, seconds=0).status == "skipped"
+    assert judge_failure(ANY, detail, seconds=0).status == "failed"

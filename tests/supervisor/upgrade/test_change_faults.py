@@ -42,10 +42,18 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize(("code", "every"), [(errno.EIO, 1), (errno.ENOSPC, 7), (errno.EACCES, 7)])
+@pytest.mark.parametrize(
+    ("code", "every", "exchanges"),
+    [(errno.EIO, 1, True), (errno.ENOSPC, 7, True), (errno.EACCES, 7, True), (errno.EIO, 3, False)],
+)
 @pytest.mark.parametrize(("ready", "work"), [(begun, change), (upgraded, rollback)])
 def test_each_failing_call_is_answered_and_the_tree_is_whole(
-    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], code: int, every: int
+    memory: Path,
+    ready: Callable[[Path], World],
+    work: Callable[[World], None],
+    code: int,
+    every: int,
+    exchanges: bool,
 ) -> None:
     session_id = SESSION if ready is begun else "s-2"
     n = 0
@@ -54,7 +62,7 @@ def test_each_failing_call_is_answered_and_the_tree_is_whole(
         folder.mkdir()
         before = ready(folder)
         start = before.layout.current_release()
-        calls = Faults(n, code)
+        calls = Faults(n, code, exchanges=exchanges)
         world = before.again(calls)
         try:
             work(world)

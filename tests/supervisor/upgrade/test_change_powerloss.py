@@ -80,11 +80,12 @@ def replay(
     return wrong
 
 
+@pytest.mark.parametrize("without", ["", "exchange"])
 @pytest.mark.parametrize(("ready", "work", "end"), CASES)
 def test_a_power_loss_leaves_what_the_next_start_makes_whole(
-    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str
+    memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str, without: str
 ) -> None:
-    assert replay(memory, ready, work, end) == []
+    assert replay(memory, ready, work, end, without) == []
 
 
 @pytest.mark.parametrize("without", ["fsync", "fsync_folder"])

@@ -53,7 +53,7 @@ def server_of(made: Installation, run_id: str) -> DirectServer:
     return DirectServer(made.layout, run_id=run_id, patience=Patience(silence=5.0))
 
 
-async def test_it_serves_the_command_alone_and_ends_by_sigterm_with_its_state_file_left(
+async def test_it_serves_the_command_alone_and_ends_by_sigterm_without_a_state_file_left(
     made: Installation, run_id: str
 ) -> None:
     told: list[str] = []
@@ -73,8 +73,7 @@ async def test_it_serves_the_command_alone_and_ends_by_sigterm_with_its_state_fi
         await server.end_frozen()
     assert not psutil.pid_exists(pid)
     assert server.pid is None
-    # On EOF the server would have removed it, though it may be a successor's by then.
-    assert made.state_file(made.layout.base).exists()
+    assert not made.state_file(made.layout.base).exists()
     assert told[0] == "starting the server on the workspace"
 
 

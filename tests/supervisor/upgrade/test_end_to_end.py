@@ -313,8 +313,9 @@ async def test_an_edit_made_after_the_upgrade_survives_the_way_back(world: World
         await traffic.until_answered_by(lambda pid: pid != new)
     assert traffic.failures == []
     assert "Nearly all tests are small" in (world.base / PYRAMID).read_text()
-    locks = (world.base / LOCKS).read_text()
-    assert "- Hold a lock for as short" in locks and "Any two that change" in locks
+    # Where upstream had renamed the file, the edit stays under the new name, beside the old version.
+    assert "- Hold a lock for as short" in (world.base / LOCKS).read_text()
+    assert "Any two that change" in (world.base / LOCKS_AND_QUEUES).read_text()
 
 
 async def test_a_second_upgrade_is_refused_and_names_the_first(world: World) -> None:
@@ -380,6 +381,8 @@ async def test_an_upgrade_under_way_ends_whole_when_its_mcpkeep_leaves(world: Wo
         assert state["current_phase"] in (3, 4)
         if state["current_phase"] == 3:
             assert content_of(world) == before
+        if state["session_status"] == "failed":
+            await session.workflow("retry_phase", session_id=session_id, phase=3)
         await session.complete_all(session_id, range(state["current_phase"], 6))
 
 

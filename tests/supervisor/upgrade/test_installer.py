@@ -399,8 +399,9 @@ def test_the_installed_version_is_what_the_file_names(text: str, version: str) -
 class Killed(OsCalls):
     """The process ends before call number `at`, as by SIGKILL: nothing of its clean-up runs."""
 
-    def __init__(self, at: int | None) -> None:
+    def __init__(self, at: int | None, exchanges: bool = True) -> None:
         self.at = at
+        self.exchanges = exchanges
         self.made = 0
 
     def _count(self) -> None:
@@ -425,6 +426,12 @@ class Killed(OsCalls):
     def rename(self, source: Path, target: Path) -> None:
         self._count()
         super().rename(source, target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        if not self.exchanges:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._count()
+        super().exchange(one, other)
 
     def link(self, source: Path, target: Path) -> None:
         self._count()
@@ -481,10 +488,11 @@ def tree(layout: Layout) -> dict[str, str]:
     return {path: link for path, link in found.items() if not path.endswith((".pyc", "__pycache__", ".lock"))}
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_adoption_killed_before_any_call_leaves_a_venv_after_repair_and_is_finished_by_the_next(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, exchanges: bool
 ) -> None:
-    counting = Killed(None)
+    counting = Killed(None, exchanges)
     whole = small(tmp_path / "whole")
     adopt(world.installer(whole, calls=counting))
     expected = tree(whole)
@@ -492,7 +500,7 @@ def test_adoption_killed_before_any_call_leaves_a_venv_after_repair_and_is_finis
     gaps = 0
     for at in range(counting.made):
         layout = small(tmp_path / str(at))
-        installer = world.installer(layout, calls=Killed(at))
+        installer = world.installer(layout, calls=Killed(at, exchanges))
         assert in_child(lambda installer=installer: adopt(installer)) == 9  # type: ignore[misc]
         gaps += not os.path.lexists(layout.venv)
         repair_venv(layout)
@@ -501,14 +509,14 @@ def test_adoption_killed_before_any_call_leaves_a_venv_after_repair_and_is_finis
         left = {path: link for path, link in tree(layout).items() if not path.endswith(".tmp")}
         assert left == expected, at
         assert made.release.release_id == layout.current_release() == "adopted"
-    assert gaps == 1
+    assert gaps == (0 if exchanges else 1)
 
 
 def test_repair_killed_before_its_call_is_repaired_by_the_next(world: World, tmp_path: Path) -> None:
     at, layout = 0, small(tmp_path / "0")
     while os.path.lexists(layout.venv):  # until it is killed in the gap
         at, layout = at + 1, small(tmp_path / str(at + 1))
-        installer = world.installer(layout, calls=Killed(at))
+        installer = world.installer(layout, calls=Killed(at, exchanges=False))
         assert in_child(lambda installer=installer: adopt(installer)) == 9  # type: ignore[misc]
     assert in_child(lambda: repair_venv(layout, calls=Killed(0))) == 9
     assert not os.path.lexists(layout.venv)
@@ -517,16 +525,17 @@ def test_repair_killed_before_its_call_is_repaired_by_the_next(world: World, tmp
     assert not repair_venv(layout)
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_adoption_whose_calls_fail_in_turn_is_refused_with_a_working_venv(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, exchanges: bool
 ) -> None:
     code = errno.ENOSPC
-    counting = Faults(fail_at=10**9, code=code)
+    counting = Faults(fail_at=10**9, code=code, exchanges=exchanges)
     adopt(world.installer(small(tmp_path / "whole"), calls=counting))
     for at in range(counting.made):
         layout = small(tmp_path / str(at))
         with pytest.raises(UpgradeFailed, match="could not be read or written") as refused:
-            adopt(world.installer(layout, calls=Faults(fail_at=at, code=code)))
+            adopt(world.installer(layout, calls=Faults(fail_at=at, code=code, exchanges=exchanges)))
         assert refused.value.remediation
         assert (layout.venv / "bin" / "python").exists(), at
         assert adopt(world.installer(layout)).release.release_id == "adopted", at

@@ -63,11 +63,13 @@ def assert_settled(world: World) -> str:
     return which
 
 
-def each_kill(memory: Path, ready: Callable[[Path], World], work: Work) -> Iterator[tuple[int, World]]:
-    for n in itertools.count():
+def each_kill(
+    memory: Path, ready: Callable[[Path], World], work: Work, *, exchanges: bool = True, every: int = 1
+) -> Iterator[tuple[int, World]]:
+    for n in itertools.count(0, every):
         folder = memory / str(n)
         folder.mkdir()
-        world, died = killed_at(n, ready(folder), work)
+        world, died = killed_at(n, ready(folder), work, exchanges=exchanges)
         yield n, world
         shutil.rmtree(folder)
         if not died:
@@ -89,12 +91,13 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.parametrize(("exchanges", "every"), [(True, 1), (False, 2)])
 @pytest.mark.parametrize(("ready", "work"), CASES)
 def test_killed_at_any_call_the_next_start_finds_or_makes_one_whole_version(
-    memory: Path, ready: Callable[[Path], World], work: Work
+    memory: Path, ready: Callable[[Path], World], work: Work, exchanges: bool, every: int
 ) -> None:
     n = 0
-    for n, world in each_kill(memory, ready, work):
+    for n, world in each_kill(memory, ready, work, exchanges=exchanges, every=every):
         done = world.recover()
         assert not done.failed, (n, done)
         assert_settled(world)
