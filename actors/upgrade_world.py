@@ -208,6 +208,10 @@ class Changes(Protocol):
         """Compare what the last change installed with what stands there."""
         ...
 
+    async def forget(self) -> None:
+        """Forget every change: what stands there now came about in another way. May be called again."""
+        ...
+
     async def prune(self, keep: Sequence[str]) -> None:
         """Forget the changes that lead to or from none of these releases."""
         ...

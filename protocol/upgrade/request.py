@@ -131,6 +131,10 @@ class RolledBack(msgspec.Struct, frozen=True, tag="upgrade.rolled_back"):
     kept_aside: Mapping[str, str]
     seconds: float
     summary: str
+    undone: tuple[str, ...] = ()
+    """The sessions whose changes were taken back, oldest first."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing, in words."""
 
 
 class Aborted(msgspec.Struct, frozen=True, tag="upgrade.aborted"):
@@ -157,6 +161,8 @@ class BackupList(msgspec.Struct, frozen=True, tag="upgrade.backup_list"):
     backups: tuple[BackupInfo, ...]
     current: str | None
     releases: tuple[str, ...]
+    unavailable: Mapping[str, tuple[str, ...]] = {}
+    """What keeps a release from being started, in words, by its id; going back there rebuilds it first."""
 
 
 class BackupsVerified(msgspec.Struct, frozen=True, tag="upgrade.backups_verified"):

@@ -53,6 +53,9 @@ class ThreadedChanges:
     async def restored_verification(self, release_id: str) -> Verification:
         return await self._run(lambda: verify_installed(self._files, release_id))
 
+    async def forget(self) -> None:
+        await self._run(self._files.forget)
+
     async def prune(self, keep: Sequence[str]) -> None:
         await self._run(lambda: self._files.prune(keep))
 

@@ -88,10 +88,10 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         removed=tuple(by_path[Return.REMOVE]),
         expected=expected,
         swap_index=any(record.swapped_index for record in way.changes),
+        undoes=tuple(record.session_id for record in way.changes),
     )
     kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
-    undoes = tuple(record.session_id for record in way.changes)
-    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside, undoes)
+    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
 def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:

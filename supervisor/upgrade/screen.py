@@ -199,6 +199,8 @@ class Screen:
         )
         for path, place in back.kept_aside.items():
             self._out.print(f"  {path}: the restored version lies in {place}", markup=False)
+        for warning in back.warnings:
+            self._out.print(f"  {warning}", markup=False)
 
     def _show_backups(self, listed: BackupList) -> None:
         table = Table("backup", "made", "files", "size", "release", "", box=None, padding=(0, 2, 0, 0))
@@ -215,6 +217,8 @@ class Screen:
         for release in listed.releases:
             mark = "  (current)" if release == listed.current else ""
             self._out.print(f"release {release}{mark}", markup=False)
+            for problem in listed.unavailable.get(release, ())[:3]:
+                self._out.print(f"  cannot be started: {problem}", markup=False)
 
     def _show_verified(self, answer: BackupsVerified) -> None:
         for found in answer.verifications:
