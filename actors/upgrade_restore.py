@@ -1,5 +1,7 @@
 """Whole folders from a backup onto a damaged tree, and the release that they belong to."""
 
+import msgspec
+
 from mcpkeep.actors.upgrade_commit import commit
 from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT
 from mcpkeep.actors.upgrade_target import provide_release, verify
@@ -7,7 +9,6 @@ from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, RestoreBackup, RestoreDone
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.rollback import order_restored
 
 __all__ = ["find_damage", "restore"]
 
@@ -33,17 +34,11 @@ async def restore(
         )
     await verify(world, backup.backup_id, step=step)
     rebuilt = await provide_release(world, backup.release, backup.backup_id, step=step)
-    former = (await world.targets.inspect()).current_release
-    try:
-        undone = tuple(record.session_id for record in await world.changes.records())
-    except UpgradeFailed:  # They are damaged too, and nothing can be made upon them.
-        undone = ()
-        await world.changes.forget()
     step(f"restoring whole folders from backup {backup.backup_id}")
     done = await world.backups.ask(RestoreBackup(backup.backup_id, session_id), within=BACKUP_LIMIT)
     if isinstance(done, BackupRefused):
         raise UpgradeFailed(done.reason, remediation=done.remedy)
-    order = order_restored(session_id, former, backup.release, undone)
+    order = await world.changes.plan_restored(session_id, backup.release, done.carried_over)
     try:
         await commit(world, order, freeze=False, step=step)
     except UpgradeFailed as failed:
@@ -52,6 +47,8 @@ async def restore(
             remediation=failed.remediation,
             details=failed.details,
         ) from failed
-    await world.contents.exchange_baseline(session_id, undone)
+    await world.contents.exchange_baseline(session_id, order.undoes)
     await world.changes.forget()
-    return order, done, rebuilt
+    gone = {*order.removed}
+    kept = tuple(path for path in done.carried_over if path not in gone)
+    return order, msgspec.structs.replace(done, carried_over=kept), rebuilt

@@ -133,8 +133,13 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
     return Target(to, way.release, named.backup_id if named else way.changes[0].backup_id)
 
 
-def order_restored(session_id: str, former: str | None, release: str, undoes: Sequence[str]) -> ChangeOrder:
-    """The switch to the release of a backup whose folders stand already: links, index, server, and no file."""
+def order_restored(
+    session_id: str, former: str | None, release: str, *, left: Mapping[str, str], undoes: Sequence[str]
+) -> ChangeOrder:
+    """The switch to the release of a backup whose folders stand already: links, index and server.
+
+    `left` are files of the former release that are in the way, with their SHA-256.
+    """
     return ChangeOrder(
         session_id=session_id,
         kind="rollback",
@@ -142,8 +147,8 @@ def order_restored(session_id: str, former: str | None, release: str, undoes: Se
         to_release=release,
         staged_root=f"{OWN}/staging/{session_id}/{BASES[0]}",
         written=(),
-        removed=(),
-        expected={},
+        removed=tuple(sorted(left)),
+        expected=dict(left),
         swap_index=former != release,
         undoes=tuple(undoes),
     )

@@ -17,7 +17,6 @@ from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
 from mcpkeep.protocol.upgrade.places import SERVER_STATE
-from mcpkeep.protocol.upgrade.rollback import order_restored
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline
@@ -25,7 +24,7 @@ from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.live_files import remove_tree
 from mcpkeep.supervisor.upgrade.lock import HeldLock
-from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["Recovered", "recover"]
 
@@ -220,8 +219,8 @@ class _Recovery:
             raise UpgradeFailed(f"backup {backup_id!r} names no release", remediation="choose another")
         self._changes.require_release(release, backup_id=backup_id)
         done = backups.restore(backup_id or "", session_id, check=lambda: None)
-        undone = tuple(record.session_id for record in self._changes.records())
-        return order_restored(session_id, at.current_release(), release, undone), tuple(done.kept_aside)
+        order = plan_restored(self._changes, session_id, release, done.carried_over)
+        return order, tuple(done.kept_aside)
 
     def _conclude(self, order: ChangeOrder, *, whole: bool) -> None:
         exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
