@@ -184,7 +184,9 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self._work = work = _Work(session_id, what)
 
         async def perform() -> None:
-            answer: UpgradeAnswer = Refused("it was cancelled", "ask again")
+            answer: UpgradeAnswer = Refused(
+                "it was interrupted", "ask again; nothing is lost", interrupted=True
+            )
             try:
                 with work.scope:
                     answer = await _settled(lambda: job(work))
@@ -259,8 +261,9 @@ class UpgradeActor(Actor[UpgradeMessage]):
             for phase in range(PHASE_COUNT):
                 await run.run(phase)
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await run.undo(0)
+            if not isinstance(error, RollbackFailed):  # that is for the next start, or another `rollback`
+                with anyio.CancelScope(shield=True):
+                    await run.undo(0)
             state: Literal["unchanged", "rolled_back", "rollback_failed"]
             if isinstance(error, RolledBackFor):
                 state = "rolled_back"
@@ -287,9 +290,9 @@ class UpgradeActor(Actor[UpgradeMessage]):
         run = self._run(work, asked.session_id, options, agent_led=True, by="pos_workflow")
         try:
             evidence = await run.run(asked.phase)
-        except RolledBackFor:
+        except RolledBackFor as failed:
             with anyio.CancelScope(shield=True):
-                await self._mark(asked.session_id, "a check after the commit failed")
+                await self._mark(asked.session_id, f"phase {failed.phase} failed after the commit: {failed}")
             raise
         if asked.phase == PHASE_COUNT - 1:
             await self._start_probation(await run.done())
@@ -326,20 +329,19 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 committed = state
         if aborted:
             return Aborted(tuple(dict.fromkeys(aborted)))
-        session_id: str | None
-        if committed is not None and asked.to is None:
-            session_id = committed.begun.session_id
-            outcome = await self._reopened(work, session_id).take_back_commit(asked.by)
+        if committed is not None:
+            run = self._reopened(work, committed.begun.session_id)
+            outcome = await run.take_back_commit(asked.by, to=asked.to)
         else:
-            session_id = self._probation.session_id if self._probation is not None else None
             outcome = await roll_back(self._world, to=asked.to, by=asked.by, step=self._step_of(work))
-        await self._went_back(outcome, session_id, asked.by)
+        await self._went_back(outcome, asked.by)
         return outcome
 
-    async def _went_back(self, outcome: RolledBack, session_id: str | None, by: str) -> None:
+    async def _went_back(self, outcome: RolledBack, by: str) -> None:
         await self._set_probation(None)
+        await self._world.live.end_frozen()
         self._notify(Notify("warning", f"rolled back to {outcome.to_release} ({by})"))
-        if session_id is not None:
+        for session_id in outcome.undone:
             await self._mark(session_id, f"rolled back to {outcome.to_release} ({by})")
 
     # Probation.

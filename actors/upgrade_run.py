@@ -232,10 +232,10 @@ class UpgradeRun:
             if number == 1:
                 await self._drop_staging()
 
-    async def take_back_commit(self, reason: str) -> RolledBack:
-        """Go back behind this session's commit, and end the session. Raises RollbackFailed."""
+    async def take_back_commit(self, reason: str, *, to: str | None = None) -> RolledBack:
+        """Go back behind this session's commit, or further, and end the session. Raises RollbackFailed."""
         outcome = await roll_back(
-            self._world, to=None, by=reason, step=self.context.step, of_session=self.session_id
+            self._world, to=to, by=reason, step=self.context.step, of_session=self.session_id
         )
         await self.end("rolled_back", reason)
         return outcome

@@ -14,6 +14,7 @@ from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.plan import Choice, Plan
 
 __all__ = [
+    "LOOKS",
     "AbortUpgrade",
     "Aborted",
     "BackupList",
@@ -21,7 +22,6 @@ __all__ = [
     "CancelWork",
     "Choices",
     "ConflictsUndecided",
-    "LOOKS",
     "GetBackups",
     "GetReport",
     "GetUpgradeStatus",
@@ -40,12 +40,12 @@ __all__ = [
     "ServerCrashed",
     "UndoPhases",
     "Undone",
+    "UpToDate",
     "UpgradeAnswer",
     "UpgradeDone",
     "UpgradeFault",
     "UpgradeMessage",
     "UpgradeStatus",
-    "UpToDate",
     "VerifyBackups",
 ]
 
@@ -66,6 +66,8 @@ class Refused(msgspec.Struct, frozen=True, tag="upgrade.refused"):
     reason: str
     remedy: str
     details: Mapping[str, object] = {}
+    interrupted: bool = False
+    """It would go on if it were asked again: somebody ended it, or mcpkeep leaves."""
 
 
 class UpgradeFault(msgspec.Struct, frozen=True, tag="upgrade.fault"):
@@ -143,6 +145,10 @@ class RolledBack(msgspec.Struct, frozen=True, tag="upgrade.rolled_back"):
     kept_aside: Mapping[str, str]
     seconds: float
     summary: str
+    undone: tuple[str, ...] = ()
+    """The sessions whose changes were taken back, oldest first."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing, in words."""
 
 
 class Aborted(msgspec.Struct, frozen=True, tag="upgrade.aborted"):
@@ -169,6 +175,8 @@ class BackupList(msgspec.Struct, frozen=True, tag="upgrade.backup_list"):
     backups: tuple[BackupInfo, ...]
     current: str | None
     releases: tuple[str, ...]
+    unavailable: Mapping[str, tuple[str, ...]] = {}
+    """What keeps a release from being started, in words, by its id; going back there rebuilds it first."""
 
 
 class BackupsVerified(msgspec.Struct, frozen=True, tag="upgrade.backups_verified"):

@@ -177,6 +177,15 @@ class ChangeFiles:
                     return
                 remove_tree(self.layout.change(record.session_id), calls=self._calls)
 
+    def forget(self) -> None:
+        """Forget every change, the newest last: until then it says where it all led."""
+        newest = {name: path.stat().st_mtime_ns for name, path in self._made().items()}
+        with _as_failure("the changes cannot be forgotten"):
+            for name in sorted(newest, key=lambda name: newest[name]):
+                self._calls.unlink(self.layout.change(name) / "change.json")
+                self._calls.fsync_folder(self.layout.change(name))
+                remove_tree(self.layout.change(name), calls=self._calls)
+
     def discard(self, session_id: str) -> None:
         """Remove what was prepared for a change that was not made."""
         if not self._is_made(session_id):
@@ -401,6 +410,10 @@ class ChangeFiles:
         return stayed
 
     # The record
+
+    def _made(self) -> dict[str, Path]:
+        """The records on disk, readable or not."""
+        return {path.parent.name: path for path in self.layout.changes.glob("*/change.json")}
 
     def _is_made(self, session_id: str) -> bool:
         return os.path.lexists(self.layout.change(session_id) / "change.json")

@@ -4,12 +4,21 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.rollback import Return, Span, WayBack, decide_return, find_way_back, touched
+from mcpkeep.protocol.upgrade.rollback import (
+    Return,
+    Span,
+    WayBack,
+    decide_return,
+    find_way_back,
+    order_restored,
+    touched,
+)
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
@@ -17,7 +26,7 @@ from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missin
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
-__all__ = ["plan_rollback"]
+__all__ = ["plan_restored", "plan_rollback"]
 
 
 class _Outcome(NamedTuple):
@@ -46,6 +55,36 @@ def plan_rollback(
             f"the way back cannot be staged: {e.strerror}" + (f" ({e.filename})" if e.filename else ""),
             remediation="look after the disk: room, permissions, health; then try again",
         ) from e
+
+
+def plan_restored(
+    changes: ChangeFiles, session_id: str, release: str, carried_over: Sequence[str]
+) -> ChangeOrder:
+    """After folders were restored from a backup: the switch to its release. Raises UpgradeFailed.
+
+    Of the files that were carried over, those that an upgrade brought and nobody edited go. Changes that
+    cannot be read are forgotten.
+    """
+    at = changes.layout
+    former = at.current_release()
+    installed: dict[str, str | None] = {}
+    with contextlib.suppress(UpgradeFailed):
+        server = changes.require_release(former or "").server_files
+        installed.update((f"mcp_server/{path}", sha) for path, sha in server.items())
+    try:
+        records = changes.records()
+    except UpgradeFailed:
+        records = ()
+        changes.forget()
+    for record in records:
+        installed.update((path, file.new) for path, file in record.files.items())
+    left: dict[str, str] = {}
+    for path in carried_over:
+        sha = installed.get(path)
+        if sha is not None and digest(at.base / path) == sha:
+            left[path] = sha
+    undoes = [record.session_id for record in records]
+    return order_restored(session_id, former, release, left=left, undoes=undoes)
 
 
 def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
@@ -88,10 +127,10 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         removed=tuple(by_path[Return.REMOVE]),
         expected=expected,
         swap_index=any(record.swapped_index for record in way.changes),
+        undoes=tuple(record.session_id for record in way.changes),
     )
     kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
-    undoes = tuple(record.session_id for record in way.changes)
-    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside, undoes)
+    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
 def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:

@@ -19,7 +19,7 @@ from mcpkeep.actors.upgrade_world import LiveServer, UpgradeWorld
 from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.config import Upgrade
 from mcpkeep.protocol.question import Question
-from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.failure import Interrupted
 from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
@@ -134,7 +134,7 @@ async def ask_upgrade(
         with actor.listen(heard):
             return await actor.ask(cast("Question[UpgradeAnswer]", question), within=ANSWER_LIMIT)
     except ActorError as error:
-        raise UpgradeFailed(
+        raise Interrupted(
             f"mcpkeep is leaving: {error}", remediation="ask again when it runs; nothing is lost"
         ) from error
 
