@@ -19,7 +19,7 @@ from mcpkeep.actors.upgrade_world import LiveServer, UpgradeWorld
 from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.config import Upgrade
 from mcpkeep.protocol.question import Question
-from mcpkeep.protocol.upgrade.failure import Interrupted
+from mcpkeep.protocol.upgrade.failure import Interrupted, UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
