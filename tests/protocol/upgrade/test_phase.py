@@ -12,6 +12,8 @@ def test_each_phase_is_announced_and_known_again() -> None:
     assert [announced_phase(announce_phase(phase)) for phase in range(PHASE_COUNT)] == list(range(6))
 
 
-@pytest.mark.parametrize("step", ["", "planning", "phase 6 of 5: more", "phase 3 of 6: x", "in phase 3 of 5: x"])
+@pytest.mark.parametrize(
+    "step", ["", "planning", "phase 6 of 5: more", "phase 3 of 6: x", "in phase 3 of 5: x"]
+)
 def test_any_other_step_announces_none(step: str) -> None:
     assert announced_phase(step) is None
