@@ -31,7 +31,9 @@ __all__ = [
     "mcpkeep_environment",
     "run_mcpkeep",
     "session_in",
+    "start_mcpkeep",
     "tree_of",
+    "until_told",
 ]
 
 LIMIT = 60.0
@@ -233,6 +235,30 @@ def run_mcpkeep(world: World, *words: str) -> "subprocess.CompletedProcess[str]"
         text=True,
         timeout=LIMIT * 2,
     )
+
+
+def start_mcpkeep(world: World, *words: str) -> "subprocess.Popen[str]":
+    """The same, to be spoken to while it runs."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcpkeep.supervisor", *words],
+        cwd=world.workspace,
+        env=mcpkeep_environment(world),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_told(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read its stderr up to that; what came."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} did not come: {said}")
 
 
 def content_of(world: World) -> dict[str, bytes]:

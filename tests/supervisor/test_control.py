@@ -278,7 +278,7 @@ async def test_of_three_windows_one_after_the_other_holds(tmp_path: Path) -> Non
             await anyio.lowlevel.checkpoint()
             await anyio.to_thread.run_sync(first.communicate, "")
     assert sorted(map(id, held)) == sorted(map(id, holders))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["holder"]
+    assert os.listdir(tmp_path) == ["holder"]
 
 
 def test_a_dead_holders_word_is_not_taken(tmp_path: Path) -> None:
