@@ -289,7 +289,7 @@ async def test_a_holder_that_fails_is_an_error_of_that_call() -> None:
     async with anyio.create_task_group() as tasks:
         await tasks.start(keep.run)
         for action in ("plan", "upgrade", "rollback"):
-            answer = await call(keep, UpgradeArguments(action=action, source_path="/src"))  # type: ignore[arg-type]
+            answer = await call(keep, UpgradeArguments(action=action, source_path="/src"))
             assert (answer["error"], answer["remediation"]) == ("it is leaving", "ask again")
         assert (await call(keep, UpgradeArguments(action="backups")))["backups"] == []
         tasks.cancel_scope.cancel()
