@@ -183,7 +183,7 @@ class ChangeFiles:
                 remove_tree(self.layout.change(record.session_id), calls=self._calls)
 
     def forget(self) -> None:
-        """Forget every change, all at once, though what they kept takes its time to go. May be called again."""
+        """Forget every change, all at once, though their files take time to go. May be called again."""
         changes, mark = self.layout.changes, self.layout.changes / _FORGOTTEN
         with _as_failure("the changes cannot be forgotten"):
             if not self.forgetting:

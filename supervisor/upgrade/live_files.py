@@ -54,7 +54,8 @@ def digest(path: Path) -> str | None:
 def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS, synced: bool = True) -> str:
     """Copy bytes, mode and times to the nanosecond, or the link; the SHA-256 of what was copied.
 
-    The bytes are on disk on return if `synced`, the folder's entry is not. Raises OSError, such as where `target` exists.
+    The bytes are on disk on return if `synced`, the folder's entry is not. Raises OSError, such as where
+    `target` exists.
     """
     if source.is_symlink():
         text = os.readlink(source)

@@ -1,4 +1,4 @@
-"""The upgrade actor's probation under a clock that jumps: kept on disk, ended on time, a crash loop within it."""
+"""The upgrade actor's probation under a clock that jumps: kept, ended on time, a crash loop within it."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""New versions that pass each proof in staging and misbehave on the live workspace: back by itself, and told."""
+"""New versions that pass each proof in staging and misbehave on the live workspace: gone back behind."""
 
 import json
 
@@ -75,8 +75,8 @@ async def test_where_the_way_back_fails_too_it_is_told_what_stands(world: World)
     ruin = (
         f"            if {LIVE}:\n"
         "                import shutil\n"
-        '                shutil.rmtree(self._settings.base / ".mcpkeep/releases/adopted", ignore_errors=True)\n'
-        '                shutil.rmtree(self._settings.base / ".backups", ignore_errors=True)\n'
+        '                for place in (".mcpkeep/releases/adopted", ".backups"):\n'
+        "                    shutil.rmtree(self._settings.base / place, ignore_errors=True)\n"
     )
     vary(world, SEARCH, ruin + FALLS_BACK)
     done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes", "--json")

@@ -1,4 +1,4 @@
-"""After an upgrade, with an mcpkeep that serves a client: the frozen server, and probation across a restart."""
+"""After an upgrade, while an mcpkeep serves a client: the frozen server; probation across a restart."""
 
 import os
 import signal

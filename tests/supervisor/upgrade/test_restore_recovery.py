@@ -1,4 +1,4 @@
-"""Folders restored from a backup onto a damaged tree: killed at any call, the next start brings it to its end."""
+"""Folders restored from a backup onto a damaged tree: killed at any call, the next start ends it."""
 
 import shutil
 from datetime import UTC, datetime
