@@ -57,6 +57,9 @@ __all__ = ["LEAVE_LIMIT", "StepListener", "UpgradeActor"]
 LEAVE_LIMIT = 60.0
 """Seconds in which a commit under way is made whole when mcpkeep leaves."""
 
+_PROBATION = "probation"
+"""Who calls for a rollback where nobody asked."""
+
 StepListener: TypeAlias = Callable[[str, str], None]
 """Takes the session and the name of a step as it begins; never blocks or raises."""
 
@@ -127,8 +130,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
             await self._work.ended.wait()
 
     async def begin(self) -> None:
-        if self._probation is not None:
+        if self._probation is None:
+            return
+        if (await self._world.targets.inspect()).current_release == self._probation.release:
             self.tasks.start_soon(self._end_probation, self._probation)
+        else:  # gone back over meanwhile
+            await self._set_probation(None)
 
     async def receive(self, envelope: Envelope[UpgradeMessage]) -> None:
         message = envelope.message
@@ -329,13 +336,20 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 committed = state
         if aborted:
             return Aborted(tuple(dict.fromkeys(aborted)))
-        if committed is not None:
-            run = self._reopened(work, committed.begun.session_id)
-            outcome = await run.take_back_commit(asked.by, to=asked.to)
-        else:
-            outcome = await roll_back(self._world, to=asked.to, by=asked.by, step=self._step_of(work))
+        try:
+            outcome = await self._gone_back(asked, work, committed)
+        except RollbackFailed as failed:
+            if asked.by == _PROBATION:  # nobody else is told of it
+                self._notify(Notify("error", f"{failed}; {failed.remediation}"))
+            raise
         await self._went_back(outcome, asked.by)
         return outcome
+
+    async def _gone_back(self, asked: RollBack, work: _Work, committed: JournalState | None) -> RolledBack:
+        if committed is not None:
+            run = self._reopened(work, committed.begun.session_id)
+            return await run.take_back_commit(asked.by, to=asked.to)
+        return await roll_back(self._world, to=asked.to, by=asked.by, step=self._step_of(work))
 
     async def _went_back(self, outcome: RolledBack, by: str) -> None:
         await self._set_probation(None)
@@ -374,7 +388,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")
             )
-            message = RollBack(to=self._probation.former, by="probation")
+            message = RollBack(to=self._probation.former, by=_PROBATION)
             self.tasks.start_soon(self._interrupt, Envelope[UpgradeMessage](message), message)
 
     async def _status(self) -> UpgradeAnswer:

@@ -191,7 +191,7 @@ class _Recovery:
     def _finish_rollback(self, state: JournalState) -> None:
         session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
         prepared = self._changes.order(session_id)
-        if state.committed and prepared is not None and self._has_record(session_id):
+        if state.committed and (self._has_record(session_id) or (whole and self._changes.forgetting)):
             self._conclude(prepared, whole=whole)
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
@@ -237,8 +237,9 @@ class _Recovery:
         order = plan_restored(self._changes, session_id, release, done.carried_over)
         return order, tuple(done.kept_aside)
 
-    def _conclude(self, order: ChangeOrder, *, whole: bool) -> None:
-        exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+    def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
+        if order is not None:
+            exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
         if whole:
             self._changes.forget()
 
