@@ -60,9 +60,11 @@ StepListener: TypeAlias = Callable[[str, str], None]
 class _Work:
     """The one piece of work that is under way."""
 
-    def __init__(self, session_id: str, what: str) -> None:
+    def __init__(self, session_id: str, what: str, *, yields: bool) -> None:
+        """`yields` says whether a rollback, or an abort, may end it."""
         self.session_id = session_id
         self.what = what
+        self.yields = yields
         self.step = "starting"
         self.scope = anyio.CancelScope()
         self.ended = anyio.Event()
@@ -81,10 +83,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
         *,
         notify: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
+        on_bug: Callable[[Exception], str],
         recovered: tuple[str, ...] = (),
         probation: Probation | None = None,
     ) -> None:
-        """`mark_rolled_back` tells a workflow session so, with the reason; `recovered` is what the start
+        """`mark_rolled_back` tells a workflow session so, with the reason; `on_bug` logs an unexpected error,
+        and says where it can be read; `recovered` is what the start
         found interrupted, and did about it; `probation` one that began before it.
         """
         super().__init__("upgrade", leave_limit=LEAVE_LIMIT)
@@ -92,6 +96,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self._settings = settings
         self._notify = notify
         self._mark = mark_rolled_back
+        self._on_bug = on_bug
         self._probation = probation
         self._work: _Work | None = None
         self._listeners: list[StepListener] = []
@@ -133,11 +138,16 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 self._crashed(message)
             case RunUpgrade():
                 self._alone(
-                    envelope, self._world.new_id(), "an upgrade", lambda work: self._upgrade(message, work)
+                    envelope,
+                    self._world.new_id(),
+                    "an upgrade",
+                    lambda work: self._upgrade(message, work),
+                    yields=True,
                 )
             case RunPhase():
                 what = f"phase {message.phase} of an upgrade"
-                self._alone(envelope, message.session_id, what, lambda work: self._phase(message, work))
+                job: _Job = lambda work: self._phase(message, work)  # noqa: E731
+                self._alone(envelope, message.session_id, what, job, yields=True)
             case UndoPhases():
                 what = f"the return to phase {message.to_phase}"
                 self._alone(envelope, message.session_id, what, lambda work: self._undo(message, work))
@@ -169,21 +179,23 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self, envelope: Envelope[UpgradeMessage], job: Callable[[], Awaitable[UpgradeAnswer]]
     ) -> None:
         async def answer() -> None:
-            envelope.answer(await _settled(job))
+            envelope.answer(await self._settled(job))
 
         self.tasks.start_soon(answer)
 
-    def _alone(self, envelope: Envelope[UpgradeMessage], session_id: str, what: str, job: _Job) -> None:
+    def _alone(
+        self, envelope: Envelope[UpgradeMessage], session_id: str, what: str, job: _Job, *, yields: bool = False
+    ) -> None:
         if self._work is not None:
             envelope.answer(_busy(self._work))
             return
-        self._work = work = _Work(session_id, what)
+        self._work = work = _Work(session_id, what, yields=yields)
 
         async def perform() -> None:
             answer: UpgradeAnswer = Refused("it was cancelled", "ask again")
             try:
                 with work.scope:
-                    answer = await _settled(lambda: job(work))
+                    answer = await self._settled(lambda: job(work))
             finally:
                 self._work = None
                 work.ended.set()
@@ -200,8 +212,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
         if work is not None and (
             isinstance(message, RollBack) or message.session_id in (None, work.session_id)
         ):
-            interrupted = (work.session_id,)
-            work.scope.cancel()
+            if work.yields:
+                interrupted = (work.session_id,)
+                work.scope.cancel()
+            elif not isinstance(message, CancelWork):
+                envelope.answer(_busy(work))
+                return
             await work.ended.wait()
         if isinstance(message, CancelWork):
             envelope.answer(Aborted(interrupted))
@@ -238,6 +254,25 @@ class UpgradeActor(Actor[UpgradeMessage]):
             decided=self._desk.decisions,
         )
 
+    async def _settled(self, job: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
+        """The answer of a job, whatever it raises: an upgrade's fault is not to end the client's session."""
+        try:
+            return await job()
+        except Undecided as undecided:
+            return undecided.answer
+        except RolledBackFor as failed:
+            return UpgradeFault(str(failed), failed.remediation, failed.phase, "rolled_back", failed.details)
+        except RollbackFailed as failed:
+            return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
+        except UpgradeFailed as failed:
+            return Refused(str(failed), failed.remediation, failed.details)
+        except Exception as error:
+            place = self._on_bug(error)
+            return Refused(
+                f"mcpkeep failed: {type(error).__name__}: {error}",
+                f"this is a bug in mcpkeep; the details are in {place}",
+            )
+
     # Upgrades.
 
     async def _upgrade(self, asked: RunUpgrade, work: _Work) -> UpgradeAnswer:
@@ -249,7 +284,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 await run.run(phase)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
-                await run.undo(0)
+                try:
+                    if not isinstance(error, RollbackFailed):
+                        await run.undo(0)
+                except UpgradeFailed as worse:
+                    reason = f"{error}; and it cannot be taken back: {worse}"
+                    return UpgradeFault(reason, worse.remediation, phase, "rollback_failed", worse.details)
             state: Literal["unchanged", "rolled_back", "rollback_failed"]
             if isinstance(error, RolledBackFor):
                 state = "rolled_back"
@@ -306,10 +346,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 aborted.append(state.begun.session_id)
             elif state.begun.kind == "upgrade":
                 committed = state
-        if aborted:
+        # One that was interrupted in its commit has made it whole.
+        just_made = committed is not None and committed.begun.session_id in interrupted
+        if aborted and not just_made:
             return Aborted(tuple(dict.fromkeys(aborted)))
         session_id: str | None
-        if committed is not None and asked.to is None:
+        if committed is not None and (asked.to is None or just_made):
             session_id = committed.begun.session_id
             outcome = await self._reopened(work, session_id).take_back_commit(asked.by)
         else:
@@ -334,7 +376,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
 
     async def _set_probation(self, probation: Probation | None) -> None:
         self._probation = probation
-        await self._world.records.save_probation(probation)
+        try:
+            await self._world.records.save_probation(probation)
+        except UpgradeFailed as failed:
+            self._notify(Notify("warning", f"the probation will not outlast mcpkeep: {failed}"))
 
     async def _end_probation(self, probation: Probation) -> None:
         await anyio.sleep(max(0.0, (probation.until - self._world.now()).total_seconds()))
@@ -365,20 +410,6 @@ class UpgradeActor(Actor[UpgradeMessage]):
 def _busy(work: _Work) -> Refused:
     return Refused(
         f"{work.what} is under way: {work.step}",
-        "wait for it, or end it with `rollback`",
+        "wait for it, or end it with `rollback`" if work.yields else "wait for it",
         {"session_id": work.session_id, "step": work.step},
     )
-
-
-async def _settled(job: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
-    """The answer of a job, whatever it raises."""
-    try:
-        return await job()
-    except Undecided as undecided:
-        return undecided.answer
-    except RolledBackFor as failed:
-        return UpgradeFault(str(failed), failed.remediation, failed.phase, "rolled_back", failed.details)
-    except RollbackFailed as failed:
-        return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
-    except UpgradeFailed as failed:
-        return Refused(str(failed), failed.remediation, failed.details)

@@ -54,4 +54,5 @@ async def answer_alone(
             with upgrade.listen(on_step):
                 return await ask_upgrade(upgrade, question)
     finally:
+        parts.lock.leave()
         watcher.close()

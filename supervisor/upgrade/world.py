@@ -1,5 +1,6 @@
 """Puts the parts of upgrades together for one installation, with a server that runs or without."""
 
+import logging
 import os
 import time
 import uuid
@@ -188,6 +189,7 @@ async def running_upgrades(
         settings,
         notify=notify,
         mark_rolled_back=mark_rolled_back,
+        on_bug=_log_bug,
         recovered=recovered,
         probation=await anyio.to_thread.run_sync(records.probation),
     )
@@ -204,6 +206,11 @@ async def running_upgrades(
                 backups.stop()
                 installer.stop()
             tasks.cancel_scope.cancel()
+
+
+def _log_bug(error: Exception) -> str:
+    logging.getLogger("mcpkeep").error("an upgrade failed by a bug", exc_info=error)
+    return "the log"
 
 
 def _now() -> datetime:
