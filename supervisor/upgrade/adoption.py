@@ -91,6 +91,8 @@ def take_venv_over(
 
 def repair_venv(layout: Layout, *, calls: FileCalls = OS_CALLS) -> bool:
     """Bring a take-over that was cut short to its end, or to its beginning; whether there was one."""
+    for temp in layout.venv.glob(f".{COMPLETE}.*.tmp"):
+        calls.unlink(temp)
     pending = _pending(layout)
     if not pending.is_symlink():
         return False
