@@ -24,6 +24,7 @@ from mcpkeep.protocol.upgrade.journal import JournalState
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings, read_options
 from mcpkeep.protocol.upgrade.probation import Probation, note_crash
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     Aborted,
     AbortUpgrade,
     CancelWork,
@@ -99,6 +100,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self._on_bug = on_bug
         self._probation = probation
         self._work: _Work | None = None
+        self._leaving = False
         self._listeners: list[StepListener] = []
         self._desk = UpgradeDesk(world, settings, recovered)
 
@@ -169,6 +171,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 assert_never(message)
 
     async def leave(self) -> None:
+        self._leaving = True
         if self._work is not None:
             self._work.scope.cancel()
             await self._work.ended.wait()
@@ -192,13 +195,15 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self._work = work = _Work(session_id, what, yields=yields)
 
         async def perform() -> None:
-            answer: UpgradeAnswer = Refused("it was cancelled", "ask again")
+            answer: UpgradeAnswer | None = None
             try:
                 with work.scope:
                     answer = await self._settled(lambda: job(work))
             finally:
                 self._work = None
                 work.ended.set()
+            if answer is None:
+                answer = LEAVING if self._leaving else Refused("it was cancelled", "ask again")
             envelope.answer(answer)
 
         self.tasks.start_soon(perform)

@@ -5,7 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from tests.praxis import World, world_in
 from tests.upgrades import LIMIT, NEW_TOOL, QUERY, mcpkeep_environment, session_in
 
 __all__ = [
+    "EDITED",
+    "State",
     "Struck",
     "count_of_kills",
     "doomed",
@@ -43,7 +45,13 @@ OWN = "standards/development/our rules é.md"
 METADATA = "workflows/spec_execution_v1/metadata.json"
 
 _NOT_CONTENT = (".mcpkeep", ".backups", ".cache", "state", "venv")
-_RECORDS = (".upgrade-lock", "VERSION.txt", "UPDATE_LOG.txt", "INSTALLATION_SUMMARY.md", ".mcp_server_state.json")
+_RECORDS = (
+    ".upgrade-lock",
+    "VERSION.txt",
+    "UPDATE_LOG.txt",
+    "INSTALLATION_SUMMARY.md",
+    ".mcp_server_state.json",
+)
 _DOOMED = Path(__file__).with_name("doomed.py")
 
 State = dict[str, tuple[int, bytes]]
@@ -97,20 +105,40 @@ def upgrade_words(world: World) -> tuple[str, ...]:
     return ("upgrade", "--source", str(world.source), "--yes", "--json")
 
 
-def strike(world: World, at: int, *words: str, number: int = signal.SIGKILL) -> Struck:
-    """Run a command of mcpkeep, strike it there, and wait until it has ended."""
-    trace = world.workspace.parent / f"trace-{os.urandom(4).hex()}"
-    done = subprocess.run(
-        doomed(at, number, trace, *words),
-        cwd=world.workspace,
-        env=mcpkeep_environment(world),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT * 2,
-    )
-    lines = trace.read_text().splitlines() if trace.exists() else []
-    return Struck(done.returncode, lines, done.stdout, done.stderr)
+def strike(
+    world: World,
+    at: int,
+    *words: str,
+    number: int = signal.SIGKILL,
+    meanwhile: Callable[[], object] | None = None,
+) -> Struck:
+    """Run a command of mcpkeep, strike it there, and wait until it has ended.
+
+    With SIGSTOP it goes on once `meanwhile` was done.
+    """
+    folder = world.workspace.parent / f"run-{os.urandom(4).hex()}"
+    folder.mkdir()
+    with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+        process = subprocess.Popen(
+            doomed(at, number, folder / "trace", *words),
+            cwd=world.workspace,
+            env=mcpkeep_environment(world),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+    try:
+        if meanwhile is not None:
+            stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert stopped is not None and stopped.si_status == signal.SIGSTOP
+            meanwhile()
+            process.send_signal(signal.SIGCONT)
+        code = process.wait(LIMIT * 2)
+    finally:
+        process.kill()
+        process.wait()
+    texts = [(folder / name).read_text() for name in ("trace", "out", "err")]
+    return Struck(code, texts[0].splitlines(), texts[1], texts[2])
 
 
 def points_of(trace: Sequence[str], *, each: Sequence[str] = ()) -> list[int]:

@@ -39,7 +39,9 @@ from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, SmokeTest
 from mcpkeep.protocol.upgrade.release import (
     AdoptRelease,
+    CancelInstall,
     GetSnapshot,
+    InstallCancelled,
     InstallerMessage,
     InstallRefused,
     MakeRelease,
@@ -171,7 +173,16 @@ class FakeWorld:
             case CreateBackup():
                 await self.point("backups.create")
                 files = {"mcp_server/server.py": BackedUpFile("0", 3, 0o644)}
-                manifest = BackupManifest(1, ".praxis-os/.backups/2026-01-31-100000", NOW, message.session_id, message.release, files, 3, ())
+                manifest = BackupManifest(
+                    1,
+                    ".praxis-os/.backups/2026-01-31-100000",
+                    NOW,
+                    message.session_id,
+                    message.release,
+                    files,
+                    3,
+                    (),
+                )
                 return self.backup_refusal or BackupDone("b", manifest)
             case VerifyBackup():
                 await self.point("backups.verify")
@@ -191,7 +202,9 @@ class FakeWorld:
                 return ReleaseMade(_release(OLD, "v1.0.0"), venv_shared=True)
             case MakeRelease():
                 await self.point("installer.make")
-                made = ReleaseMade(_release(message.release_id, message.version), venv_shared=False, packages=2)
+                made = ReleaseMade(
+                    _release(message.release_id, message.version), venv_shared=False, packages=2
+                )
                 return self.install_refusal or made
             case RunPostInstall():
                 await self.point("installer.post_install")
@@ -199,6 +212,9 @@ class FakeWorld:
             case PruneReleases():
                 await self.point("installer.prune")
                 return Pruned((), ())
+            case CancelInstall():
+                await self.point("installer.cancel")
+                return InstallCancelled(None)
             case GetSnapshot():
                 return Snapshot("anyio==4\n", "3.11.7")
             case _:
@@ -521,5 +537,3 @@ class _Records(_Part):
     async def commit(self, paths: Sequence[str], message: str) -> bool:
         await self._w.point("records.commit")
         return True
-
-

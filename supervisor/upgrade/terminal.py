@@ -5,8 +5,9 @@ they work on the workspace directly.
 """
 
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 import anyio
 import click
 import msgspec
+from anyio.abc import TaskStatus
 
 from mcpkeep.protocol.errors import ConfigError, McpkeepError
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
@@ -46,6 +48,14 @@ rollback failed."""
 OnConflict = Literal["keep", "take", "ask"]
 
 
+class _Ended(Exception):
+    """A signal ended the command; what it had begun is taken back."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class _Terminal(NamedTuple):
     """What every command works with."""
 
@@ -55,12 +65,34 @@ class _Terminal(NamedTuple):
     def ask(self, question: UpgradeMessage) -> UpgradeAnswer:
         """Ask the workspace's mcpkeep, or do it here, showing the steps."""
         with self.screen.steps() as on_step:
-            return anyio.run(partial(ask_workspace, self.workspace, question, on_step=on_step))
+            return anyio.run(_unless_ended, partial(ask_workspace, self.workspace, question, on_step=on_step))
 
     def finish(self, answer: UpgradeAnswer) -> None:
         """Show the answer, and leave with its exit code."""
         self.screen.show(answer)
         raise SystemExit(_code_of(answer))
+
+
+async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
+    """Its answer; SIGTERM and SIGHUP cancel it. Raises _Ended."""
+    ended: list[int] = []
+
+    async def listen(*, task_status: TaskStatus[None]) -> None:
+        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+        with anyio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            async for number in signals:
+                ended.append(number)
+                tasks.cancel_scope.cancel()
+
+    answer: UpgradeAnswer | None = None
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(listen)
+        answer = await ask()
+        tasks.cancel_scope.cancel()
+    if answer is None:
+        raise _Ended(ended[0])
+    return answer
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -77,6 +109,9 @@ def main(command: str, words: Sequence[str]) -> int:
         return USAGE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         return 130
+    except _Ended as ended:
+        sys.stderr.write(f"mcpkeep {command}: ended by {ended}\n")
+        return 128 + ended.number
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return DONE

@@ -743,8 +743,6 @@ async def test_options_that_cannot_be_used_are_refused_before_anything_is_done()
     assert fakes.log == []
 
 
-
-
 async def test_a_commit_that_cannot_be_taken_back_keeps_its_journal_open_for_the_next_start() -> None:
     fakes = FakeWorld()
     fakes.failing |= {"changes.swap_rest": broken(), "changes.undo": broken("nor can it be undone")}

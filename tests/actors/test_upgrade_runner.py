@@ -114,7 +114,9 @@ class Led:
         runner = UpgradeRunner(self.ask, lock_owner=world.lock.owner)
         self.runs = PhaseRuns({WORKFLOW_TYPE: runner}, on_bug=lambda _, error: str(error))
         sessions = SessionActor(
-            store=Memory(), now=lambda: datetime.now(UTC), new_id=lambda: "0" * 8 + "-6a1c-4c59-9d0b-1f2e3d4c5b6a"
+            store=Memory(),
+            now=lambda: datetime.now(UTC),
+            new_id=lambda: "0" * 8 + "-6a1c-4c59-9d0b-1f2e3d4c5b6a",
         )
         self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(), runs=self.runs)
 
@@ -165,7 +167,9 @@ async def test_six_phases_complete_the_session_and_their_steps_are_told() -> Non
         await stage.complete_all(5)
         assert await stage.status() == "completed"
         assert stage.fakes.installed == NEW
-    assert {"making the backup", "merging", "starting the candidate", "writing the report"} <= set(stage.steps)
+    assert {"making the backup", "merging", "starting the candidate", "writing the report"} <= set(
+        stage.steps
+    )
 
 
 async def test_undecided_conflicts_leave_the_session_active_and_the_same_call_goes_on_once_decided() -> None:
@@ -173,11 +177,17 @@ async def test_undecided_conflicts_leave_the_session_active_and_the_same_call_go
         stage.fakes.cases[CONFLICT] = Case.CONFLICT
         await stage.complete_all(1)
         waits = await stage.complete(2)
-        assert (waits["status"], waits["plan_id"], list(waits["conflicts"])) == ("error", "plan-1", [CONFLICT])
+        assert (waits["status"], waits["plan_id"], list(waits["conflicts"])) == (
+            "error",
+            "plan-1",
+            [CONFLICT],
+        )
         assert await stage.status() == "active"
         again = await stage.complete(2)
         assert again["conflicts"] == waits["conflicts"]
-        decided = await stage.ask(ResolveConflicts("plan-1", {CONFLICT: Choice.KEEP}, by="me"), lambda *_: None)
+        decided = await stage.ask(
+            ResolveConflicts("plan-1", {CONFLICT: Choice.KEEP}, by="me"), lambda *_: None
+        )
         assert isinstance(decided, Resolved)
         assert (await stage.complete(2))["status"] == "success"
 
@@ -234,3 +244,20 @@ async def test_where_nobody_answers_the_phase_fails_with_the_reason() -> None:
         stage.gone = broken("mcpkeep is leaving")
         answer = await stage.complete(0)
         assert (answer["status"], "mcpkeep is leaving" in answer["error"]) == ("error", True)
+
+
+async def test_mcpkeep_leaving_in_the_middle_of_a_phase_leaves_the_session_active() -> None:
+    async with led() as stage:
+        await stage.complete_all(1)
+        reached, _ = stage.fakes.hold("contents.apply")
+        answers: list[Answer] = []
+
+        async def complete() -> None:
+            answers.append(await stage.complete(2))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(complete)
+            await reached.wait()
+            stage.actor.stop()
+        assert (answers[0]["status"], "mcpkeep is leaving" in answers[0]["error"]) == ("error", True)
+        assert await stage.status() == "active"
