@@ -203,8 +203,9 @@ class ChangeFiles:
         return os.path.lexists(self.layout.changes / _FORGOTTEN)
 
     def discard(self, session_id: str) -> None:
-        """Remove what was prepared for a change that was not made."""
-        if not self._is_made(session_id):
+        """Remove what was prepared for a change that was not made; not while any of it stands."""
+        state = self._journals.read(session_id)
+        if not self._is_made(session_id) and (state is None or not state.groups):
             with _as_failure("what was prepared cannot be removed"):
                 remove_tree(self.layout.change(session_id), calls=self._calls)
 
