@@ -109,12 +109,21 @@ async def with_actor(
         scratch=str,
     )
     actor = UpgradeActor(
-        parts, UpgradeSettings(), notify=world.notify, mark_rolled_back=world.mark, probation=probation
+        parts,
+        UpgradeSettings(),
+        notify=world.notify,
+        mark_rolled_back=world.mark,
+        on_bug=bug,
+        probation=probation,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(actor.run)
         await work(actor)
         actor.stop()
+
+
+def bug(error: Exception) -> str:
+    raise error
 
 
 def lasting(seconds: float, *, release: str = "new") -> Probation:
