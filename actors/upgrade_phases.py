@@ -229,7 +229,9 @@ async def merge(context: Context, prepared: Prepared) -> tuple[Phase2Evidence, M
         version_updated=prepared.source.version,
         update_log_appended=True,
     )
-    return evidence, Merged(plan=plan, applied=applied, release=release, staged_records=staged, differs=differs)
+    return evidence, Merged(
+        plan=plan, applied=applied, release=release, staged_records=staged, differs=differs
+    )
 
 
 async def settle(context: Context, plan: Plan) -> Mapping[str, Decision]:

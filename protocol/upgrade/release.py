@@ -10,6 +10,7 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 
 __all__ = [
     "ADOPTED",
+    "UNKNOWN_VERSION",
     "AdoptRelease",
     "CancelInstall",
     "GetInstallStatus",
@@ -27,7 +28,6 @@ __all__ = [
     "ReleaseMade",
     "RunPostInstall",
     "Snapshot",
-    "UNKNOWN_VERSION",
     "VenvRecord",
     "free_name",
     "release_id_of",

@@ -14,6 +14,7 @@ from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.plan import Choice, Plan
 
 __all__ = [
+    "LOOKS",
     "AbortUpgrade",
     "Aborted",
     "BackupList",
@@ -21,7 +22,6 @@ __all__ = [
     "CancelWork",
     "Choices",
     "ConflictsUndecided",
-    "LOOKS",
     "GetBackups",
     "GetReport",
     "GetUpgradeStatus",
@@ -40,12 +40,12 @@ __all__ = [
     "ServerCrashed",
     "UndoPhases",
     "Undone",
+    "UpToDate",
     "UpgradeAnswer",
     "UpgradeDone",
     "UpgradeFault",
     "UpgradeMessage",
     "UpgradeStatus",
-    "UpToDate",
     "VerifyBackups",
 ]
 
@@ -249,7 +249,7 @@ class RunUpgrade(
     by: str
     plan_id: str | None = None
     """Go on only if the plan is still this one."""
-    decisions: Choices = {}
+    decisions: Choices = msgspec.field(default_factory=dict[str, "Choice | MergedText"])
     """Of its conflicts, by the user."""
 
 

@@ -23,7 +23,7 @@ __all__ = ["STATES", "tell_answer", "tell_question"]
 STATES = {
     "unchanged": "nothing live has changed",
     "rolled_back": "the former version serves again",
-    "rollback_failed": "the way back failed; what served before it goes on, and `mcpkeep report` has the last record",
+    "rollback_failed": "the way back failed; what served goes on, and `mcpkeep report` has the last record",
 }
 """What stands after a failure, by `UpgradeFault.state`."""
 

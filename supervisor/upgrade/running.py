@@ -60,7 +60,7 @@ class Upgrades:
         tell_next: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`started` is what the start found, where it looked; `tell_next` tells a client that is yet to come."""
+        """`started` is what the start found, where it looked; `tell_next` tells a client yet to come, too."""
         self._layout = layout
         self._settings = settings
         self._live = live
@@ -151,7 +151,7 @@ class Upgrades:
             self._crashes.append(crash)
 
     async def finish(self, *, stop: bool) -> None:
-        """After the client has left, or with `stop` at a signal: end what is under way, and leave word of it."""
+        """After the client has left, or with `stop` at a signal: end what is under way; leave word of it."""
         self._leaving = True
         if self._actor is None:
             return

@@ -54,7 +54,7 @@ def make_conflict(world: World) -> None:
 async def test_from_the_plan_to_the_rollback_with_progress(world: World) -> None:
     source, steps = str(world.source), list[str]()
 
-    async def progress(_done: float, _total: float | None, message: str | None) -> None:
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
         steps.append(message or "")
 
     async with session_in(world) as session, Traffic(session).flowing() as traffic:
@@ -64,8 +64,8 @@ async def test_from_the_plan_to_the_rollback_with_progress(world: World) -> None
         result = await session.client.call_tool("mcpkeep", asked, progress_callback=progress)
         done: dict[str, Any] = result.structured_content or {}
         assert (done["status"], done["from_version"], done["to_version"]) == ("success", "v1.1.0", "v2.0.0")
-        assert [step for step in steps if step.startswith("phase ")][0] == "phase 0 of 5: pre-flight checks"
-        assert sum(step.startswith("phase ") for step in steps) == 6
+        phases = [step for step in steps if step.startswith("phase ")]
+        assert (phases[0], len(phases)) == ("phase 0 of 5: pre-flight checks", 6)
         await session.until_changed(1)
         assert NEW_TOOL in await session.tools()
         again = await session.keep("upgrade", source_path=source)
@@ -110,7 +110,7 @@ async def test_conflicts_are_listed_with_the_plan_and_answered_by_resolve(world:
 
 
 def user(answer: ElicitResult, seen: list[str]) -> ElicitationFnT:
-    async def elicit(_context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         seen.append(params.message)
         return answer
 
