@@ -11,6 +11,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import (
     AdoptRelease,
     CancelInstall,
+    CheckRelease,
     GetInstallStatus,
     GetSnapshot,
     InstallCancelled,
@@ -21,6 +22,8 @@ from mcpkeep.protocol.upgrade.release import (
     PostInstallDone,
     Pruned,
     PruneReleases,
+    RebuildRelease,
+    ReleaseChecked,
     ReleaseMade,
     RunPostInstall,
     Snapshot,
@@ -28,8 +31,7 @@ from mcpkeep.protocol.upgrade.release import (
 
 __all__ = ["InstallerActor", "Releases"]
 
-_Work = AdoptRelease | MakeRelease | RunPostInstall | PruneReleases | GetSnapshot
-_Answer = ReleaseMade | PostInstallDone | Pruned | Snapshot | InstallRefused
+_Answer = ReleaseMade | ReleaseChecked | PostInstallDone | Pruned | Snapshot | InstallRefused
 
 _WAITING = 16
 """Questions that may wait for the one under way; what comes then is refused."""
@@ -45,6 +47,10 @@ class Releases(Protocol):
     async def adopt(self, *, progress: Callable[[str], None]) -> ReleaseMade: ...
 
     async def make(self, order: MakeRelease, *, progress: Callable[[str], None]) -> ReleaseMade: ...
+
+    async def rebuild(self, order: RebuildRelease, *, progress: Callable[[str], None]) -> ReleaseMade: ...
+
+    async def check(self, release_id: str) -> ReleaseChecked: ...
 
     async def run_post_install(
         self, release_id: str, *, progress: Callable[[str], None]
@@ -120,6 +126,10 @@ class InstallerActor(Actor[InstallerMessage]):
                     return await self._releases.adopt(progress=self._told)
                 case MakeRelease():
                     return await self._releases.make(message, progress=self._told)
+                case RebuildRelease():
+                    return await self._releases.rebuild(message, progress=self._told)
+                case CheckRelease(release_id=release_id):
+                    return await self._releases.check(release_id)
                 case RunPostInstall(release_id=release_id):
                     return await self._releases.run_post_install(release_id, progress=self._told)
                 case PruneReleases(keep=keep):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, Context, check
+from mcpkeep.actors.upgrade_target import probe
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupRefused, ListBackups, Verification, VerifyBackup
 from mcpkeep.protocol.upgrade.decisions import decide_conflicts
@@ -89,10 +90,12 @@ class UpgradeDesk:
         )
 
     async def backups(self) -> BackupList:
-        """The backups, newest first, and the releases."""
+        """The backups, newest first, and the releases, each of them tried."""
         backups = await self._world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
         target = await self._world.targets.inspect()
-        return BackupList(backups, target.current_release, target.releases)
+        found = {release: await probe(self._world, release) for release in target.releases}
+        unavailable = {release: problems for release, problems in found.items() if problems}
+        return BackupList(backups, target.current_release, target.releases, unavailable)
 
     async def verify(self, asked: VerifyBackups) -> BackupsVerified:
         """Verify one backup, or each."""

@@ -1,17 +1,24 @@
 """The way back: the switch of an upgrade the other way round, journalled like it."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
+from typing import NamedTuple
 
 import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
+from mcpkeep.actors.upgrade_restore import find_damage, restore
+from mcpkeep.actors.upgrade_target import find_backup, plan_way_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
-from mcpkeep.protocol.upgrade.change import RollbackPlan
+from mcpkeep.protocol.upgrade.backup import BackupInfo
+from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
+from mcpkeep.protocol.upgrade.record_texts import rollback_entry, rollback_section
 from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
-from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
 
 __all__ = ["RollbackFailed", "roll_back"]
 
@@ -20,78 +27,155 @@ class RollbackFailed(UpgradeFailed):
     """The former version could not be brought back; what served goes on."""
 
 
+class _Outcome(NamedTuple):
+    """What became of the files."""
+
+    order: ChangeOrder
+    restored: int
+    restored_paths: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    kept_aside: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+
 async def roll_back(
     world: UpgradeWorld, *, to: str | None, by: str, step: Progress, of_session: str | None = None
 ) -> RolledBack:
     """Go back to a release or backup by its id, or the former release.
 
-    `of_session` is the upgrade whose lock is held already and which ends by this. Raises RollbackFailed.
+    A backup is gone back to by its changes, so that edits made since survive; on a damaged tree its folders
+    are restored whole. `of_session` is the upgrade whose lock is held already and which ends by this.
+    Raises RollbackFailed.
     """
-    began, began_at = world.clock(), world.now()
+    began, times = world.now(), StepTimes(step, world.clock)
     session_id = f"rollback-{world.new_id()}"
     try:
         if of_session is None:
             await world.lock.acquire(session_id)
         try:
-            begun = Begun(session_id, "rollback", False, by, world.now(), {"to": to})
-            await world.journals.begin(begun)
-            try:
-                plan = await _go_back(world, session_id, to, step)
-            except BaseException as error:
-                with anyio.CancelScope(shield=True):
-                    await world.contents.remove_staging(session_id)
-                    await world.journals.append(session_id, Ended("failed", world.now(), str(error)))
-                raise
-            outcome = await _record(world, session_id, plan, by, began_at, world.clock() - began)
-            await world.contents.remove_staging(session_id)
-            await world.journals.append(session_id, Ended("completed", world.now(), by))
+            outcome = await _change(world, session_id, to, by, times)
+            with anyio.CancelScope(shield=True):
+                answer = await _record(world, session_id, outcome, by, began, times)
         finally:
             if of_session is None:
                 with anyio.CancelScope(shield=True):
                     await world.lock.release()
-    except RollbackFailed:
-        raise
     except UpgradeFailed as error:
-        raise RollbackFailed(
-            f"the rollback failed: {error}", remediation=error.remediation, details=error.details
-        ) from error
+        with anyio.CancelScope(shield=True):
+            failed = await _failed(world, session_id, by, began, times, error)
+        raise failed from error
+    return answer
+
+
+async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str, step: Progress) -> _Outcome:
+    backup = await find_backup(world, to)
+    whole = backup is not None and bool(await find_damage(world))
+    options = {"to": to, "restore": whole}
+    await world.journals.begin(Begun(session_id, "rollback", False, by, world.now(), options))
+    try:
+        if backup is not None and whole:
+            outcome = await _restore(world, session_id, backup, step)
+        else:
+            outcome = await _go_back(world, session_id, to, step)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await world.contents.remove_staging(session_id)
+            await world.journals.append(session_id, Ended("failed", world.now(), str(error)))
+        raise
     return outcome
 
 
-async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: Progress) -> RollbackPlan:
-    step("planning the way back")
-    plan = await world.changes.plan_rollback(session_id, to)
-    await commit(world, plan.order, freeze=False, step=step)
-    await world.contents.exchange_baseline(session_id, plan.undoes)
-    return plan
+async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: Progress) -> _Outcome:
+    plan, warnings = await plan_way_back(world, session_id, to, step=step)
+    raced = await commit(world, plan.order, freeze=False, step=step)
+    warnings += tuple(f"{path} was edited during the switch: yours stands" for path in raced)
+    return _Outcome(
+        plan.order, len(plan.restored), plan.restored, plan.merged, plan.kept, plan.kept_aside, warnings
+    )
+
+
+async def _restore(world: UpgradeWorld, session_id: str, backup: BackupInfo, step: Progress) -> _Outcome:
+    order, done, warnings = await restore(world, session_id, backup, step=step)
+    told = f"whole folders were restored from backup {backup.backup_id}: {done.restored} files"
+    return _Outcome(
+        order, done.restored, kept=done.carried_over, kept_aside=done.kept_aside, warnings=(told, *warnings)
+    )
 
 
 async def _record(
-    world: UpgradeWorld, session_id: str, plan: RollbackPlan, by: str, began: datetime, seconds: float
+    world: UpgradeWorld, session_id: str, outcome: _Outcome, by: str, began: datetime, times: StepTimes
 ) -> RolledBack:
-    order = plan.order
+    """The former version serves already: what cannot be written is told, and changes nothing about that."""
+    order, warnings = outcome.order, list(outcome.warnings)
+    try:
+        times("bringing the baseline back")
+        await world.contents.exchange_baseline(session_id, order.undoes)
+    except UpgradeFailed as failed:
+        warnings.append(f"the baseline could not be brought back: {failed}")
+    times("writing the report")
+    version = (await world.targets.inspect()).current_version
     report = RollbackReport(
         session_id=session_id,
         by=by,
         from_release=order.from_release,
         to_release=order.to_release,
+        to_version=version,
         started_at=began,
         ended_at=world.now(),
-        restored=plan.restored,
-        merged=plan.merged,
-        kept=plan.kept,
-        kept_aside=plan.kept_aside,
+        steps=times.seconds(),
+        restored=outcome.restored_paths,
+        merged=outcome.merged,
+        kept=outcome.kept,
+        kept_aside=outcome.kept_aside,
+        warnings=tuple(warnings),
     )
-    summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
-    await world.records.log_line(history_line(report))
+    summary = ""
+    try:
+        await world.records.write_records(log_entry=rollback_entry(report), summary=rollback_section(report))
+        summary = await world.records.write_summary(
+            f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown()
+        )
+        await world.records.log_line(history_line(report))
+        await world.contents.remove_staging(session_id)
+    except UpgradeFailed as failed:
+        warnings.append(f"the records could not be written: {failed}")
+    await world.journals.append(session_id, Ended("completed", world.now(), by))
     return RolledBack(
         session_id=session_id,
         from_release=order.from_release,
         to_release=order.to_release,
-        restored=len(plan.restored),
-        merged=plan.merged,
-        kept=plan.kept,
-        kept_aside=plan.kept_aside,
-        seconds=seconds,
+        restored=outcome.restored,
+        merged=outcome.merged,
+        kept=outcome.kept,
+        kept_aside=outcome.kept_aside,
+        seconds=times.total,
         summary=summary,
+        undone=order.undoes,
+        warnings=tuple(warnings),
+    )
+
+
+async def _failed(
+    world: UpgradeWorld, session_id: str, by: str, began: datetime, times: StepTimes, error: UpgradeFailed
+) -> RollbackFailed:
+    """The failure with what stands now, on record."""
+    target = await world.targets.inspect()
+    report = RollbackReport(
+        session_id=session_id,
+        by=by,
+        from_release=target.current_release,
+        to_release=target.current_release or "unknown",
+        to_version=target.current_version,
+        started_at=began,
+        ended_at=world.now(),
+        steps=times.seconds(),
+        failure=f"{error}; {error.remediation}",
+    )
+    with suppress(UpgradeFailed):
+        await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
+    return RollbackFailed(
+        f"the rollback failed: {error}; release {report.to_release} stands",
+        remediation=error.remediation,
+        details={**error.details, "stands": target.current_release, "serves": world.live.release},
     )

@@ -7,8 +7,9 @@ import anyio
 
 from mcpkeep.actors.phase_runs import Members, PhaseFailed, PhaseWaits
 from mcpkeep.actors.upgrade_world import Answering
-from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.failure import Interrupted, UpgradeFailed
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     CancelWork,
     ConflictsUndecided,
     PhaseMeasured,
@@ -49,7 +50,7 @@ class UpgradeRunner:
         try:
             answer = await self._ask(RunPhase(session_id, phase, session.options), listen)
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), suppress(PhaseFailed):
+            with anyio.CancelScope(shield=True), suppress(PhaseFailed, PhaseWaits):
                 await self._ask(CancelWork(session_id))
             raise
         match answer:
@@ -62,6 +63,8 @@ class UpgradeRunner:
                     plan_id=answer.plan_id,
                     conflicts=answer.conflicts,
                 )
+            case Refused() if answer == LEAVING:
+                raise PhaseWaits(answer.reason, answer.remedy)
             case Refused() | UpgradeFault():
                 raise PhaseFailed(answer.reason, remediation=answer.remedy, details=answer.details)
             case _:
@@ -84,5 +87,7 @@ class UpgradeRunner:
     ) -> UpgradeAnswer:
         try:
             return await self._answering(question, on_step)
+        except Interrupted as interrupted:
+            raise PhaseWaits(str(interrupted), interrupted.remediation) from interrupted
         except UpgradeFailed as failed:
             raise PhaseFailed(str(failed), remediation=failed.remediation, details=failed.details) from failed

@@ -186,6 +186,10 @@ class Changes(Protocol):
         """
         ...
 
+    async def discard(self, session_id: str) -> None:
+        """Remove what was prepared for a change that was not made, or was taken back; nothing else."""
+        ...
+
     async def records(self) -> tuple[ChangeRecord, ...]:
         """The changes that have been made and not pruned, oldest first."""
         ...
@@ -198,6 +202,14 @@ class Changes(Protocol):
         """
         ...
 
+    async def plan_restored(
+        self, session_id: str, release_id: str, carried_over: Sequence[str]
+    ) -> ChangeOrder:
+        """After folders were restored from a backup: the switch to its release, which also removes what of
+        the files that were carried over an upgrade had brought and nobody edited. Raises UpgradeFailed.
+        """
+        ...
+
     async def damaged(self) -> tuple[str, ...]:
         """Files of the current release whose installed bytes are neither the release's nor the user's edit:
         unreadable, empty where they were not, or missing with their whole folder.
@@ -206,6 +218,10 @@ class Changes(Protocol):
 
     async def restored_verification(self, release_id: str) -> Verification:
         """Compare what the last change installed with what stands there."""
+        ...
+
+    async def forget(self) -> None:
+        """Forget every change: what stands there now came about in another way. May be called again."""
         ...
 
     async def prune(self, keep: Sequence[str]) -> None:

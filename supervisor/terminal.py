@@ -1,13 +1,16 @@
 """`mcpkeep workflow ACTION key=value...`: what the tool `pos_workflow` does, from a terminal.
 
 Needs no running mcpkeep. Beside a running one it reads as ever; changes are refused while that one writes.
+Phases that mcpkeep runs are run here, or by the one that runs in the workspace.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import cast, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args, get_origin
 
 import anyio
 import msgspec
@@ -20,6 +23,10 @@ from mcpkeep.protocol.workflow.request import REQUESTS, Kinds, Request, action_o
 from mcpkeep.protocol.workflow.tool import NAME, WORKFLOW_TOOL
 from mcpkeep.supervisor.workflow import Workflows
 from mcpkeep.supervisor.workspace import find_workspace, make_state_folder
+
+if TYPE_CHECKING:
+    from mcpkeep.actors.phase_runs import PhaseRunner
+    from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 
 __all__ = ["main"]
 
@@ -64,27 +71,52 @@ async def _answer(workspace: str, arguments: Mapping[str, object]) -> tuple[Tool
 
     state = make_state_folder(workspace, environ=os.environ, cwd=workspace, home=_home())
     who = f"mcpkeep workflow {arguments['action']}"
-    workflows = Workflows(workspace, state.path, who=who, on_bug=_log_bug)
+    workflows = Workflows(
+        workspace, state.path, who=who, on_bug=_log_bug, runners=lambda: _runners(workspace, workflows)
+    )
     toolbox = Toolbox((WORKFLOW_TOOL, workflows.call), on_bug=_log_bug)
     call = ToolCall(id=1, name=NAME, arguments=Raw(msgspec.json.encode(arguments)))
     answer = None
     async with anyio.create_task_group() as tasks:
         await tasks.start(workflows.run)
         answer = await toolbox.call(call, _tell)
+        while msgspec.json.decode(bytes(answer.structured), type=_Told).in_progress:
+            # A phase lives no longer than whoever runs it.
+            answer = await toolbox.call(call, _tell)
         await workflows.close()
         tasks.cancel_scope.cancel()
     assert answer is not None  # the task group ended, so the call did
-    error = msgspec.json.decode(bytes(answer.structured), type=_Refused).error_type
+    error = msgspec.json.decode(bytes(answer.structured), type=_Told).error_type
     code = 0 if error is None else _USAGE if error == "ValueError" else 1
     return answer, code
 
 
-class _Refused(msgspec.Struct, frozen=True):
+class _Told(msgspec.Struct, frozen=True):
     error_type: str | None = None
+    in_progress: bool = False
+
+
+def _runners(workspace: str, workflows: Workflows) -> "Mapping[str, PhaseRunner]":
+    """Who runs the phases of the upgrade workflow: the mcpkeep of the workspace, or this process."""
+    from mcpkeep.actors.upgrade_runner import WORKFLOW_TYPE, UpgradeRunner
+    from mcpkeep.supervisor.upgrade.ask import ask_workspace
+    from mcpkeep.supervisor.upgrade.layout import find_installation
+    from mcpkeep.supervisor.upgrade.lock import HeldLock
+
+    async def ask(question: "UpgradeMessage", on_step: Callable[[str, str], None]) -> "UpgradeAnswer":
+        mark = workflows.mark_rolled_back
+        return await ask_workspace(Path(workspace), question, on_step=on_step, mark_rolled_back=mark)
+
+    def lock_owner() -> Mapping[str, object] | None:
+        layout = find_installation(Path(workspace))
+        return None if layout is None else HeldLock(layout).owner()
+
+    return {WORKFLOW_TYPE: UpgradeRunner(ask, lock_owner=lock_owner)}
 
 
 def _tell(done: float, total: float | None, text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    with suppress(OSError):  # nobody reads it any more: no reason to fail what is told of
+        sys.stderr.write(f"{text}\n")
 
 
 def _log_bug(what: str, error: Exception) -> str:

@@ -227,12 +227,18 @@ def mcpkeep_environment(world: World) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def session_in(world: World, *, elicit: ElicitationFnT | None = None) -> AsyncGenerator[Session]:
-    """The official client on an mcpkeep that finds the sample's server by itself; `elicit` is its user."""
+async def session_in(
+    world: World, command: Sequence[str] | None = None, *, elicit: ElicitationFnT | None = None
+) -> AsyncGenerator[Session]:
+    """The official client on an mcpkeep that finds the sample's server by itself, or on that command.
+
+    `elicit` is its user.
+    """
     session = Session(world)
-    command = ["-m", "mcpkeep.supervisor", "run", "--workspace", str(world.workspace)]
+    usual = (sys.executable, "-m", "mcpkeep.supervisor", "run", "--workspace", str(world.workspace))
+    program, *words = command or usual
     server = StdioServerParameters(
-        command=sys.executable, args=command, env=mcpkeep_environment(world), cwd=world.workspace
+        command=program, args=words, env=mcpkeep_environment(world), cwd=world.workspace
     )
     async with Client(
         server,

@@ -33,6 +33,8 @@ class ChangeOrder(msgspec.Struct, frozen=True):
     swap_index: bool
     """Whether `staged_root`'s index takes the live one's place; the live one goes to the old release."""
     backup_id: str | None = None
+    undoes: tuple[str, ...] = ()
+    """The sessions of the changes that a rollback takes back, oldest first."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,5 +61,3 @@ class RollbackPlan(msgspec.Struct, frozen=True):
     """Edited since, or overlapping: the user's stays."""
     kept_aside: Mapping[str, str]
     """By path: where the restored version lies that gave way to the user's."""
-    undoes: tuple[str, ...] = ()
-    """The sessions of the changes that it takes back, oldest first."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.protocol.switch import Exit
 
-__all__ = ["ServerEnded", "UpgradeFailed"]
+__all__ = ["Interrupted", "ServerEnded", "UpgradeFailed"]
 
 
 class UpgradeFailed(McpkeepError):
@@ -26,3 +26,7 @@ class ServerEnded(UpgradeFailed):
     ) -> None:
         super().__init__(text, remediation=remediation, details=details)
         self.exit = exit_
+
+
+class Interrupted(UpgradeFailed):
+    """Whoever worked on it leaves; it goes on when it is asked again."""

@@ -9,8 +9,17 @@ from datetime import UTC, datetime
 
 from mcpkeep.protocol.upgrade.markdown import code, plain, time
 from mcpkeep.protocol.upgrade.report import UpgradeReport
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
-__all__ = ["append_entry", "log_entry", "put_section", "summary_section", "version_text"]
+__all__ = [
+    "append_entry",
+    "log_entry",
+    "put_section",
+    "rollback_entry",
+    "rollback_section",
+    "summary_section",
+    "version_text",
+]
 
 _BEGIN = "<!-- mcpkeep: the text from here is replaced by each upgrade -->"
 _END = "<!-- mcpkeep: to here -->"
@@ -73,6 +82,29 @@ def summary_section(report: UpgradeReport) -> str:
         f"{counts.local_only} of your own kept, {counts.conflicts} conflicts decided",
         f"- backup: {code(report.backup_path or report.backup_id or 'none')}",
         f"- how to go back: {code('mcpkeep rollback')}",
+    ]
+    return "## Installed by mcpkeep\n\n" + "\n".join(rows) + "\n"
+
+
+def rollback_entry(report: RollbackReport) -> str:
+    """An entry of UPDATE_LOG.txt in the same form."""
+    to = report.to_version or report.to_release
+    return (
+        f"=== Rollback to {_line(to)} - {report.ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} ===\n"
+        f"Restored files: {len(report.restored)}\nMerged files: {len(report.merged)}\n"
+        f"Kept files: {len(report.kept)}\n"
+    )
+
+
+def rollback_section(report: RollbackReport) -> str:
+    """What INSTALLATION_SUMMARY.md says after a rollback."""
+    rows = [
+        f"- version: {code(report.to_version or 'unknown')}",
+        f"- release: {code(report.to_release)}",
+        f"- rolled back: {time(report.ended_at)}, by {plain(report.by)}",
+        f"- before: release {code(report.from_release or 'unknown')}",
+        f"- files: {len(report.restored)} restored, {len(report.merged)} merged, {len(report.kept)} kept",
+        f"- how to go forward again: {code('mcpkeep rollback')}, or {code('mcpkeep upgrade')}",
     ]
     return "## Installed by mcpkeep\n\n" + "\n".join(rows) + "\n"
 

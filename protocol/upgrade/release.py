@@ -13,6 +13,7 @@ __all__ = [
     "UNKNOWN_VERSION",
     "AdoptRelease",
     "CancelInstall",
+    "CheckRelease",
     "GetInstallStatus",
     "GetSnapshot",
     "InstallCancelled",
@@ -24,7 +25,9 @@ __all__ = [
     "PostInstallDone",
     "PruneReleases",
     "Pruned",
+    "RebuildRelease",
     "Release",
+    "ReleaseChecked",
     "ReleaseMade",
     "RunPostInstall",
     "Snapshot",
@@ -120,6 +123,14 @@ class ReleaseMade(msgspec.Struct, frozen=True, tag="install.release_made"):
     """For people, such as that the old venv's interpreter is gone."""
 
 
+class ReleaseChecked(msgspec.Struct, frozen=True, tag="install.checked"):
+    """Whether a release can be started, as far as can be seen without starting its server."""
+
+    release_id: str
+    problems: tuple[str, ...]
+    """In words; empty where it can."""
+
+
 class PostInstallDone(msgspec.Struct, frozen=True, tag="install.post_install_done"):
     """The steps that the requirements call for; optional ones that failed are in it."""
 
@@ -181,6 +192,22 @@ class MakeRelease(Question[ReleaseMade | InstallRefused], frozen=True, tag="inst
     """The release whose venv may be shared, and whose snapshot constrains a new one."""
 
 
+class RebuildRelease(Question[ReleaseMade | InstallRefused], frozen=True, tag="install.rebuild"):
+    """Make a release anew by its id, of a backup's code and the versions of its requirements-snapshot.txt.
+
+    What is left of the former one gives way to it, but for its index, and stays where this fails.
+    """
+
+    release_id: str
+    backup_id: str
+
+
+class CheckRelease(Question[ReleaseChecked | InstallRefused], frozen=True, tag="install.check"):
+    """Look whether a release can be started; refused where there is no such release."""
+
+    release_id: str
+
+
 class RunPostInstall(Question[PostInstallDone | InstallRefused], frozen=True, tag="install.post_install"):
     """Run what the packages of a release call for; refused only where a step that must succeed fails."""
 
@@ -210,6 +237,8 @@ class CancelInstall(Question[InstallCancelled], frozen=True, tag="install.cancel
 InstallerMessage = (
     AdoptRelease
     | MakeRelease
+    | RebuildRelease
+    | CheckRelease
     | RunPostInstall
     | PruneReleases
     | GetSnapshot

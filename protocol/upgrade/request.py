@@ -14,6 +14,7 @@ from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.plan import Choice, Plan
 
 __all__ = [
+    "LEAVING",
     "LOOKS",
     "AbortUpgrade",
     "Aborted",
@@ -66,6 +67,10 @@ class Refused(msgspec.Struct, frozen=True, tag="upgrade.refused"):
     reason: str
     remedy: str
     details: Mapping[str, object] = {}
+
+
+LEAVING = Refused("mcpkeep is leaving", "make the same call again when it runs; nothing is lost")
+"""What was under way is taken back, or made whole, and can go on at the next start."""
 
 
 class UpgradeFault(msgspec.Struct, frozen=True, tag="upgrade.fault"):
@@ -143,6 +148,10 @@ class RolledBack(msgspec.Struct, frozen=True, tag="upgrade.rolled_back"):
     kept_aside: Mapping[str, str]
     seconds: float
     summary: str
+    undone: tuple[str, ...] = ()
+    """The sessions whose changes were taken back, oldest first."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing, in words."""
 
 
 class Aborted(msgspec.Struct, frozen=True, tag="upgrade.aborted"):
@@ -169,6 +178,8 @@ class BackupList(msgspec.Struct, frozen=True, tag="upgrade.backup_list"):
     backups: tuple[BackupInfo, ...]
     current: str | None
     releases: tuple[str, ...]
+    unavailable: Mapping[str, tuple[str, ...]] = {}
+    """What keeps a release from being started, in words, by its id; going back there rebuilds it first."""
 
 
 class BackupsVerified(msgspec.Struct, frozen=True, tag="upgrade.backups_verified"):

@@ -4,10 +4,22 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mcpkeep.protocol.upgrade.change import ChangeRecord
+from mcpkeep.protocol.upgrade.backup import BackupInfo
+from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.places import BASES, OWN
 
-__all__ = ["Return", "Span", "WayBack", "decide_return", "find_way_back", "touched"]
+__all__ = [
+    "Return",
+    "Span",
+    "Target",
+    "WayBack",
+    "decide_return",
+    "find_way_back",
+    "order_restored",
+    "resolve_target",
+    "touched",
+]
 
 
 class Return(enum.Enum):
@@ -81,6 +93,64 @@ def find_way_back(records: Sequence[ChangeRecord], to: str | None) -> WayBack:
         f"there is no way back to {to!r}; there is one to {', '.join(map(repr, dict.fromkeys(known)))}",
         remediation="name one of these, or none for the newest",
         details={"known": list(dict.fromkeys(known))},
+    )
+
+
+class Target(NamedTuple):
+    """Where a rollback leads."""
+
+    to: str | None
+    """For find_way_back."""
+    release: str
+    backup_id: str | None
+    """From which the release is rebuilt, where it must be."""
+
+
+def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo], to: str | None) -> Target:
+    """Where `to` leads by the changes; a backup that none of them knows leads to its release.
+
+    Raises UpgradeFailed: there is no such way, or it leads to where one is.
+    """
+    named = next((backup for backup in backups if backup.complete and backup.backup_id == to), None)
+    try:
+        way = find_way_back(records, to)
+    except UpgradeFailed:
+        if named is None or named.release is None:
+            raise
+        to = named.release
+        way = find_way_back(records, to)
+    current = records[-1].to_release
+    if to == current:
+        raise UpgradeFailed(
+            f"release {current!r} is the current one already",
+            remediation="name another release or backup, or none to go back by one change",
+        )
+    if way.release is None:
+        raise UpgradeFailed(
+            "what stood here before was never made a release",
+            remediation="restore its backup: `mcpkeep backups` lists them",
+        )
+    return Target(to, way.release, named.backup_id if named else way.changes[0].backup_id)
+
+
+def order_restored(
+    session_id: str, former: str | None, release: str, *, left: Mapping[str, str], undoes: Sequence[str]
+) -> ChangeOrder:
+    """The switch to the release of a backup whose folders stand already: links, index and server.
+
+    `left` are files of the former release that are in the way, with their SHA-256.
+    """
+    return ChangeOrder(
+        session_id=session_id,
+        kind="rollback",
+        from_release=former,
+        to_release=release,
+        staged_root=f"{OWN}/staging/{session_id}/{BASES[0]}",
+        written=(),
+        removed=tuple(sorted(left)),
+        expected=dict(left),
+        swap_index=former != release,
+        undoes=tuple(undoes),
     )
 
 

@@ -98,6 +98,8 @@ def repair_venv(layout: Layout, *, calls: FileCalls = OS_CALLS) -> bool:
     left = _own_links(layout)
     for link in left:
         calls.unlink(link)
+    for temp in layout.venv.glob(f".{COMPLETE}.*.tmp"):
+        calls.unlink(temp)
     pending = _pending(layout)
     if not pending.is_symlink():
         return bool(left)

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio.to_thread
 
@@ -24,7 +24,11 @@ __all__ = ["answer_alone"]
 
 
 async def answer_alone(
-    layout: Layout, question: UpgradeMessage, *, on_step: Callable[[str, str], None]
+    layout: Layout,
+    question: UpgradeMessage,
+    *,
+    on_step: Callable[[str, str], None],
+    mark_rolled_back: Callable[[str, str], Awaitable[None]] | None = None,
 ) -> UpgradeAnswer:
     """Answer one question on the workspace itself; what was interrupted before is recovered first."""
     path, _ = find_config(str(layout.workspace))
@@ -48,9 +52,10 @@ async def answer_alone(
                 recovered=said,
                 notify=lambda notify: on_step("", notify.text),
                 heard=lambda line: None,
-                mark_rolled_back=mark_session_rolled_back(layout.workspace),
+                mark_rolled_back=mark_rolled_back or mark_session_rolled_back(layout.workspace),
             ) as upgrade,
         ):
             return await ask_upgrade(upgrade, question, on_step)
     finally:
+        parts.lock.leave()
         watcher.close()

@@ -1,6 +1,6 @@
 """Asks the upgrade actor of a workspace: through the mcpkeep that runs there, or by being it for a moment."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +18,11 @@ async def ask_workspace(
     *,
     on_step: Callable[[str, str], None],
     on_holder: Callable[[int], None] = lambda _: None,
+    mark_rolled_back: Callable[[str, str], Awaitable[None]] | None = None,
 ) -> UpgradeAnswer:
     """Ask, for as long as it takes. `on_holder` is told the pid of the mcpkeep that is asked, if one is.
+
+    `mark_rolled_back` tells a workflow session so, with the reason, where this process holds the sessions.
 
     Raises:
         UpgradeFailed: there is no installation in the workspace, or its mcpkeep cannot be asked.
@@ -44,4 +47,4 @@ async def ask_workspace(
         )
     from mcpkeep.supervisor.upgrade.alone import answer_alone
 
-    return await answer_alone(layout, question, on_step=on_step)
+    return await answer_alone(layout, question, on_step=on_step, mark_rolled_back=mark_rolled_back)

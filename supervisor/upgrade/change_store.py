@@ -11,7 +11,7 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackP
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.installed import find_damage, verify_installed
-from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["ThreadedChanges"]
 
@@ -41,17 +41,28 @@ class ThreadedChanges:
     async def undo(self, session_id: str) -> tuple[str, ...]:
         return await self._run(lambda: self._files.undo(session_id))
 
+    async def discard(self, session_id: str) -> None:
+        await self._run(lambda: self._files.discard(session_id))
+
     async def records(self) -> tuple[ChangeRecord, ...]:
         return await self._run(self._files.records)
 
     async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
         return await self._run(lambda: plan_rollback(self._files, session_id, to, calls=self._calls))
 
+    async def plan_restored(
+        self, session_id: str, release_id: str, carried_over: Sequence[str]
+    ) -> ChangeOrder:
+        return await self._run(lambda: plan_restored(self._files, session_id, release_id, carried_over))
+
     async def damaged(self) -> tuple[str, ...]:
         return await self._run(lambda: find_damage(self._files))
 
     async def restored_verification(self, release_id: str) -> Verification:
         return await self._run(lambda: verify_installed(self._files, release_id))
+
+    async def forget(self) -> None:
+        await self._run(self._files.forget)
 
     async def prune(self, keep: Sequence[str]) -> None:
         await self._run(lambda: self._files.prune(keep))

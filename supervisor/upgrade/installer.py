@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from mcpkeep.protocol.upgrade.release import (
     MakeRelease,
     PostInstallDone,
     Pruned,
+    RebuildRelease,
     Release,
+    ReleaseChecked,
     ReleaseMade,
     Snapshot,
     VenvRecord,
@@ -32,6 +35,7 @@ from mcpkeep.protocol.upgrade.requirements import (
 )
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.adoption import LiveVenv, find_live_venv, repair_venv, take_venv_over
+from mcpkeep.supervisor.upgrade.backup_store import SNAPSHOT
 from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import Layout
@@ -39,6 +43,7 @@ from mcpkeep.supervisor.upgrade.post_install import run_post_install
 from mcpkeep.supervisor.upgrade.pruning import prune
 from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, venv_python
 from mcpkeep.supervisor.upgrade.refusal import refusing
+from mcpkeep.supervisor.upgrade.release_check import check_release
 from mcpkeep.supervisor.upgrade.release_store import (
     copy_code,
     make_own_folder,
@@ -114,7 +119,7 @@ class Installer:
                 release = self._make(
                     release_id,
                     layout.base,
-                    version=installed_version(self._version_file()),
+                    version=installed_version(_text(layout.base / "VERSION.txt")),
                     commit=None,
                     requirements=requirements,
                     stopper=stopper,
@@ -137,30 +142,29 @@ class Installer:
             progress=progress,
         )
 
-    def rebuild(
-        self,
-        release_id: str,
-        code: Path,
-        *,
-        snapshot: str,
-        version: str,
-        stopper: Stopper,
-        progress: Progress,
-    ) -> ReleaseMade:
-        """A release of a backup's folder that holds mcp_server/ and scripts/, with the versions of its
-        snapshot: for a way back whose own release is gone.
+    def rebuild(self, order: RebuildRelease, *, stopper: Stopper, progress: Progress) -> ReleaseMade:
+        """The release by that id anew, of a backup's mcp_server/ and scripts/ and the versions of its
+        snapshot: for a way back whose own release is gone, or does not run.
         """
-        former = self._layout.current_release()
-        return self._make_from(
-            release_id,
-            code,
-            version=version,
-            commit=None,
-            former=read_release(self._layout, former) if former is not None else None,
-            snapshot=snapshot,
-            stopper=stopper,
-            progress=progress,
-        )
+        backup = self._layout.backups / order.backup_id
+        with refusing():
+            snapshot = (backup / SNAPSHOT).read_text(encoding="utf-8", errors="replace")
+        with self._set_aside(order.release_id):
+            return self._make_from(
+                order.release_id,
+                backup,
+                version=installed_version(_text(backup / "VERSION.txt")),
+                commit=None,
+                former=self._former(),
+                snapshot=snapshot,
+                stopper=stopper,
+                progress=progress,
+            )
+
+    def check(self, release_id: str, *, stopper: Stopper) -> ReleaseChecked:
+        """Whether it can be started; its server is not run."""
+        problems = check_release(self._layout, release_id, environ=self._environ, stopper=stopper)
+        return ReleaseChecked(release_id, problems)
 
     def run_post_install(self, release_id: str, *, stopper: Stopper, progress: Progress) -> PostInstallDone:
         """Run what the packages of a release call for, once per venv; raises only for a required step."""
@@ -391,11 +395,37 @@ class Installer:
             raise
         return release
 
-    def _version_file(self) -> str:
+    def _former(self) -> Release | None:
+        """The current release, whose interpreter a new venv takes; None where it cannot be read."""
+        current = self._layout.current_release()
+        with suppress(UpgradeFailed):
+            return read_release(self._layout, current) if current is not None else None
+        return None
+
+    @contextmanager
+    def _set_aside(self, release_id: str) -> Generator[None]:
+        """Have its id free meanwhile; what stood there comes back where that fails, else only its index."""
+        folder = self._layout.releases / release_id
+        aside = folder.with_name(f"{release_id}.broken")
+        remove_tree(aside)
+        if os.path.lexists(folder):
+            self._calls.rename(folder, aside)
         try:
-            return (self._layout.base / "VERSION.txt").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+            yield
+        except BaseException:
+            if os.path.lexists(aside):
+                self._calls.rename(aside, folder)
+            raise
+        if (aside / "index").is_dir():
+            self._calls.rename(aside / "index", folder / "index")
+        remove_tree(aside)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def installed_version(text: str) -> str:

@@ -7,23 +7,24 @@ it did not want what stood there. Each part may be cut short anywhere, and is do
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
+from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
-from mcpkeep.protocol.upgrade.places import SERVER_STATE
-from mcpkeep.protocol.upgrade.rollback import find_way_back
+from mcpkeep.protocol.upgrade.places import RECORDS, SERVER_STATE
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.live_files import remove_tree
 from mcpkeep.supervisor.upgrade.lock import HeldLock
-from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["Recovered", "recover"]
 
@@ -188,41 +189,59 @@ class _Recovery:
             self._end(state, "rolled_back", f"upgrade {session_id!r} was interrupted, and rolled back")
 
     def _finish_rollback(self, state: JournalState) -> None:
-        session_id = state.begun.session_id
-        if state.committed and self._has_record(session_id):
-            self._exchange_baseline(session_id, self._undone_by(session_id))
+        session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
+        prepared = self._changes.order(session_id)
+        if state.committed and (self._has_record(session_id) or (whole and self._changes.forgetting)):
+            self._conclude(prepared, whole=whole)
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
-        prepared = self._changes.order(session_id)
-        default = prepared.to_release if prepared is not None else None
-        to = state.begun.options.get("to", default)
+        to = self._target(state, prepared)
         self._changes.undo(session_id)
         try:
-            plan = plan_rollback(
-                self._changes, session_id, to if isinstance(to, str) else None, calls=self._calls
-            )
-            self._changes.prepare(plan.order)
-            self._changes.swap_first(plan.order)
-            stayed = self._changes.swap_rest(plan.order)
+            order, aside = self._restored(session_id, to) if whole else self._planned(session_id, to)
+            self._changes.prepare(order)
+            self._changes.swap_first(order)
+            stayed = self._changes.swap_rest(order)
         except UpgradeFailed as e:
             self._changes.undo(session_id)
             self._end(
                 state, "failed", f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
             )
             return
-        self._exchange_baseline(session_id, plan.undoes)
-        said = f"rollback {session_id!r} was interrupted, and finished: release {plan.order.to_release!r}"
-        self._end(state, "completed", said, (*plan.kept_aside, *stayed))
+        self._conclude(order, whole=whole)
+        said = f"rollback {session_id!r} was interrupted, and finished: release {order.to_release!r}"
+        self._end(state, "completed", said, (*aside, *stayed))
 
-    def _exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
-        exchange_baseline(self._changes.layout, session_id, undone, calls=self._calls)
+    def _target(self, state: JournalState, prepared: ChangeOrder | None) -> str | None:
+        """What was asked for; where no change knows it, where that had led to."""
+        default = prepared.to_release if prepared is not None else None
+        to = state.begun.options.get("to", default)
+        if not isinstance(to, str) or state.begun.options.get("restore"):
+            return to if isinstance(to, str) else None
+        known = any(to in (record.from_release, record.backup_id) for record in self._changes.records())
+        return to if known or default is None else default
 
-    def _undone_by(self, session_id: str) -> tuple[str, ...]:
-        """The changes that this rollback, whose own stands, has taken back."""
-        records = self._changes.records()
-        number = next(n for n, record in enumerate(records) if record.session_id == session_id)
-        way = find_way_back(records[:number], records[number].to_release)
-        return tuple(record.session_id for record in way.changes)
+    def _planned(self, session_id: str, to: str | None) -> tuple[ChangeOrder, tuple[str, ...]]:
+        plan = plan_rollback(self._changes, session_id, to, calls=self._calls)
+        return plan.order, tuple(plan.kept_aside)
+
+    def _restored(self, session_id: str, backup_id: str | None) -> tuple[ChangeOrder, tuple[str, ...]]:
+        """Whole folders of a backup, once more: how far it came cannot be seen."""
+        at = self._changes.layout
+        backups = BackupFiles(at, calls=self._calls)
+        release = backups.manifest(backup_id or "").release
+        if release is None:
+            raise UpgradeFailed(f"backup {backup_id!r} names no release", remediation="choose another")
+        self._changes.require_release(release, backup_id=backup_id)
+        done = backups.restore(backup_id or "", session_id, check=lambda: None)
+        order = plan_restored(self._changes, session_id, release, done.carried_over)
+        return order, tuple(done.kept_aside)
+
+    def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
+        if order is not None:
+            exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+        if whole:
+            self._changes.forget()
 
     def _end(self, state: JournalState, outcome: Outcome, said: str, stayed: tuple[str, ...] = ()) -> None:
         session_id = state.begun.session_id
@@ -260,12 +279,14 @@ class _Recovery:
             if name not in self._resumed:
                 self._changes.discard(name)
         for name in _names(at.releases):
-            if not (at.releases / name / "release.json").exists():
+            if name.endswith(".broken") or not (at.releases / name / "release.json").exists():
                 remove_tree(at.releases / name, calls=self._calls)
         for session_id in self._journals.session_ids():
             if self._journals.read(session_id) is None:  # Cut short at its first record.
                 self._calls.unlink(at.journals / f"{session_id}.jsonl")
-        for folder, prefix in ((at.journals, "."), (at.base, f".{SERVER_STATE}.")):
+        own = [(folder, ".") for folder in (at.own, at.journals, at.backups)]
+        records = [(at.base, f".{name}.") for name in (SERVER_STATE, *RECORDS)]
+        for folder, prefix in (*own, *records, (at.reports, ".upgrade-")):
             for name in _names(folder):
                 if name.startswith(prefix) and name.endswith(".tmp"):
                     self._calls.unlink(folder / name)

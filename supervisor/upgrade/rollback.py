@@ -4,12 +4,21 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.rollback import Return, Span, WayBack, decide_return, find_way_back, touched
+from mcpkeep.protocol.upgrade.rollback import (
+    Return,
+    Span,
+    WayBack,
+    decide_return,
+    find_way_back,
+    order_restored,
+    touched,
+)
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
@@ -17,7 +26,7 @@ from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missin
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
-__all__ = ["plan_rollback"]
+__all__ = ["plan_restored", "plan_rollback"]
 
 
 class _Outcome(NamedTuple):
@@ -48,6 +57,36 @@ def plan_rollback(
         ) from e
 
 
+def plan_restored(
+    changes: ChangeFiles, session_id: str, release: str, carried_over: Sequence[str]
+) -> ChangeOrder:
+    """After folders were restored from a backup: the switch to its release. Raises UpgradeFailed.
+
+    Of the files that were carried over, those that an upgrade brought and nobody edited go. Changes that
+    cannot be read are forgotten.
+    """
+    at = changes.layout
+    former = at.current_release()
+    installed: dict[str, str | None] = {}
+    with contextlib.suppress(UpgradeFailed):
+        server = changes.require_release(former or "").server_files
+        installed.update((f"mcp_server/{path}", sha) for path, sha in server.items())
+    try:
+        records = changes.records()
+    except UpgradeFailed:
+        records = ()
+        changes.forget()
+    for record in records:
+        installed.update((path, file.new) for path, file in record.files.items())
+    left: dict[str, str] = {}
+    for path in carried_over:
+        sha = installed.get(path)
+        if sha is not None and digest(at.base / path) == sha:
+            left[path] = sha
+    undoes = [record.session_id for record in records]
+    return order_restored(session_id, former, release, left=left, undoes=undoes)
+
+
 def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
     at = changes.layout
     backup_id = way.changes[0].backup_id
@@ -71,7 +110,8 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
             expected[path] = digest(at.base / path)
         if outcome.source is not None:
-            _write(outcome.source, staged / path, like=at.base / path, calls=calls)
+            # What is staged is brought to the disk as any change's is, when it is prepared.
+            _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
         if outcome.aside is not None:
             _write(outcome.aside, conflicts / path, like=outcome.aside, calls=calls)
             folders.add((conflicts / path).parent)
@@ -88,10 +128,10 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         removed=tuple(by_path[Return.REMOVE]),
         expected=expected,
         swap_index=any(record.swapped_index for record in way.changes),
+        undoes=tuple(record.session_id for record in way.changes),
     )
     kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
-    undoes = tuple(record.session_id for record in way.changes)
-    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside, undoes)
+    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
 def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:
@@ -150,12 +190,12 @@ def _former(changes: ChangeFiles, way: WayBack, path: str, span: Span) -> Path:
     )
 
 
-def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls) -> None:
-    make_missing(target.parent, calls=calls)
+def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls, synced: bool = True) -> None:
+    make_missing(target.parent, calls=calls, synced=synced)
     with contextlib.suppress(FileNotFoundError):
         calls.unlink(target)
     if isinstance(source, Path):
-        copy_file(source, target, calls=calls)
+        copy_file(source, target, calls=calls, synced=synced)
         return
     fd = calls.create(target)
     try:
@@ -163,7 +203,8 @@ def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls) 
         while rest:
             rest = rest[calls.write(fd, rest) :]
         os.fchmod(fd, stat.S_IMODE(os.stat(like).st_mode))
-        calls.fsync(fd)
+        if synced:
+            calls.fsync(fd)
     finally:
         calls.close(fd)
 

@@ -1,5 +1,6 @@
 """The upgrades of a running mcpkeep: its control socket, and the actor, made when it is first needed."""
 
+import importlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -243,4 +244,4 @@ def _log_candidate(line: str) -> None:
 
 def _import_world() -> None:
     """All of it takes as long to import as a start of mcpkeep, so not in the loop's thread."""
-    import mcpkeep.supervisor.upgrade.world  # noqa: F401
+    importlib.import_module("mcpkeep.supervisor.upgrade.world")

@@ -261,6 +261,8 @@ class Screen:
         )
         for path, place in back.kept_aside.items():
             self._say(f"  {path}: the restored version lies in {place}")
+        for warning in back.warnings:
+            self._say(f"  {warning}")
         self._say(f"report: {back.summary}")
 
     def _show_backups(self, listed: BackupList) -> None:
@@ -283,6 +285,8 @@ class Screen:
         for release in listed.releases:
             current = release == listed.current
             self._say(f"release {release}", ("  current" if current else "", "green"))
+            for problem in listed.unavailable.get(release, ())[:3]:
+                self._say(f"  cannot be started: {problem}")
 
     def _show_verified(self, answer: BackupsVerified) -> None:
         if not answer.verifications and not answer.unreadable:

@@ -10,7 +10,15 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.release import MakeRelease, PostInstallDone, Pruned, ReleaseMade, Snapshot
+from mcpkeep.protocol.upgrade.release import (
+    MakeRelease,
+    PostInstallDone,
+    Pruned,
+    RebuildRelease,
+    ReleaseChecked,
+    ReleaseMade,
+    Snapshot,
+)
 from mcpkeep.supervisor.upgrade.command import Stopped, Stopper
 from mcpkeep.supervisor.upgrade.installer import Installer
 
@@ -34,6 +42,13 @@ class ThreadedInstaller:
     async def make(self, order: MakeRelease, *, progress: Progress) -> ReleaseMade:
         told = _from_threads(progress)
         return await self._run(lambda stopper: self._installer.make(order, stopper=stopper, progress=told))
+
+    async def rebuild(self, order: RebuildRelease, *, progress: Progress) -> ReleaseMade:
+        told = _from_threads(progress)
+        return await self._run(lambda stopper: self._installer.rebuild(order, stopper=stopper, progress=told))
+
+    async def check(self, release_id: str) -> ReleaseChecked:
+        return await self._run(lambda stopper: self._installer.check(release_id, stopper=stopper))
 
     async def run_post_install(self, release_id: str, *, progress: Progress) -> PostInstallDone:
         told = _from_threads(progress)

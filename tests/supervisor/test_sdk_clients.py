@@ -5,7 +5,6 @@ With MCPKEEP_TEST_DIRECT=1 mcpkeep is left out, and what only it can do: so the 
 
 import os
 import select
-import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
+import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client import ClientRequestContext, IncomingMessage
@@ -128,10 +128,11 @@ async def facts(client: Client) -> dict[str, Any]:
 
 
 async def kill(client: Client) -> int:
-    """SIGKILL the server; the pid it had."""
-    pid: int = (await facts(client))["pid"]
-    os.kill(pid, signal.SIGKILL)
-    return pid
+    """SIGKILL the server, and wait until it is gone: for an instant more it may read; the pid it had."""
+    process = psutil.Process((await facts(client))["pid"])
+    process.kill()
+    await anyio.to_thread.run_sync(process.wait, LIMIT)
+    return process.pid
 
 
 async def begun(fifo: Path) -> int:

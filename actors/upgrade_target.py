@@ -1,0 +1,117 @@
+"""Where a rollback leads: the former release, probed, and rebuilt from its backup where it cannot start."""
+
+from collections.abc import Sequence
+
+from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, INSTALL_LIMIT
+from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
+from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, ListBackups, VerifyBackup
+from mcpkeep.protocol.upgrade.change import RollbackPlan
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.release import CheckRelease, InstallRefused, RebuildRelease
+from mcpkeep.protocol.upgrade.rollback import resolve_target
+
+__all__ = ["find_backup", "plan_way_back", "probe", "provide_release", "verify"]
+
+
+async def plan_way_back(
+    world: UpgradeWorld, session_id: str, to: str | None, *, step: Progress
+) -> tuple[RollbackPlan, tuple[str, ...]]:
+    """Stage the way back by the changes, to a release that can be started; what is worth knowing, in words.
+
+    Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
+    """
+    step("planning the way back")
+    backups = () if to is None else await _backups(world)
+    target = resolve_target(await world.changes.records(), backups, to)
+    rebuilt = await provide_release(world, target.release, target.backup_id, step=step)
+    step("staging the way back")
+    return await world.changes.plan_rollback(session_id, target.to), rebuilt
+
+
+async def probe(world: UpgradeWorld, release_id: str) -> tuple[str, ...]:
+    """What keeps the release from being started; empty where nothing does."""
+    if release_id == world.live.frozen():
+        return ()  # It runs, and only has to be woken.
+    checked = await world.installer.ask(CheckRelease(release_id), within=INSTALL_LIMIT)
+    if isinstance(checked, InstallRefused):
+        return (checked.reason,)
+    return checked.problems
+
+
+async def provide_release(
+    world: UpgradeWorld, release_id: str, backup_id: str | None, *, step: Progress
+) -> tuple[str, ...]:
+    """Have a release that can be started; where it must be rebuilt, from `backup_id` or another backup of it.
+
+    Answers what was done about it, in words; empty where nothing had to be. Raises UpgradeFailed.
+    """
+    step(f"looking whether release {release_id} can be started")
+    problems = await probe(world, release_id)
+    if not problems:
+        return ()
+    why = f"release {release_id} cannot be started: {'; '.join(problems[:3])}"
+    backup = _backup_of(await _backups(world), release_id, backup_id)
+    if backup is None:
+        raise UpgradeFailed(
+            f"{why}; and no backup of it is left to rebuild it from",
+            remediation="go back to another one: `mcpkeep backups` lists them",
+            details={"release": release_id, "problems": problems},
+        )
+    await verify(world, backup.backup_id, why=why, step=step)
+    step(f"rebuilding release {release_id} from backup {backup.backup_id}")
+    made = await world.installer.ask(RebuildRelease(release_id, backup.backup_id), within=INSTALL_LIMIT)
+    if isinstance(made, InstallRefused):
+        raise UpgradeFailed(
+            f"{why}; and it cannot be rebuilt: {made.reason}",
+            remediation=made.remedy,
+            details={"output": made.output, "release": release_id, "backup_id": backup.backup_id},
+        )
+    return (f"{why}; it was rebuilt from backup {backup.backup_id}", *made.warnings)
+
+
+async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: str = "") -> None:
+    """Read the backup back. Raises UpgradeFailed, which names the files and the next older sound one."""
+    step(f"verifying backup {backup_id}")
+    wrong = await _damage(world, backup_id)
+    if not wrong:
+        return
+    older: str | None = None
+    for backup in await _backups(world):
+        if backup.complete and backup.backup_id < backup_id and not await _damage(world, backup.backup_id):
+            older = backup.backup_id
+            break
+    prefix = f"{why}; " if why else ""
+    raise UpgradeFailed(
+        f"{prefix}backup {backup_id} cannot be used: {', '.join(wrong[:5])}"
+        + (f" and {len(wrong) - 5} more" if wrong[5:] else ""),
+        remediation=f"take the next older one, which was read and is whole: `mcpkeep rollback --to {older}`"
+        if older
+        else "there is no older backup that is whole; replace the files named from elsewhere",
+        details={"backup_id": backup_id, "damaged": wrong, "next_older": older},
+    )
+
+
+async def find_backup(world: UpgradeWorld, backup_id: str | None) -> BackupInfo | None:
+    """The complete backup of that id."""
+    if backup_id is None:
+        return None
+    found = (backup for backup in await _backups(world) if backup.backup_id == backup_id)
+    return next((backup for backup in found if backup.complete), None)
+
+
+async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:
+    found = await world.backups.ask(VerifyBackup(backup_id), within=BACKUP_LIMIT)
+    if isinstance(found, BackupRefused):
+        return (found.reason,)
+    return (*found.mismatches, *(f"{path} is missing" for path in found.missing))
+
+
+async def _backups(world: UpgradeWorld) -> tuple[BackupInfo, ...]:
+    return await world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
+
+
+def _backup_of(backups: Sequence[BackupInfo], release_id: str, first: str | None) -> BackupInfo | None:
+    """That one, if it is there; else the newest of the release."""
+    usable = [backup for backup in backups if backup.complete]
+    named = next((backup for backup in usable if backup.backup_id == first), None)
+    return named or next((backup for backup in usable if backup.release == release_id), None)
