@@ -1,4 +1,4 @@
-"""Upgrades where no mcpkeep runs: the actor lives for one question, and a server is booted only to be tried."""
+"""Upgrades where no mcpkeep runs: the actor lives for one question; a server is booted only to be tried."""
 
 import os
 import secrets

@@ -106,7 +106,8 @@ class _Terminal:
             self.screen.note("interrupted: what was begun is taken back")
         else:
             self.screen.note(
-                f"interrupted: mcpkeep (pid {self._holder}) goes on with it; `mcpkeep upgrade --abort` ends it"
+                f"interrupted: mcpkeep (pid {self._holder}) goes on with it; "
+                "`mcpkeep upgrade --abort` ends it"
             )
 
 
