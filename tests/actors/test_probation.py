@@ -49,6 +49,9 @@ class World:
     async def mark(self, session_id: str, reason: str) -> None:
         self.asked.append(f"{session_id}: {reason}")
 
+    def bug(self, error: Exception) -> str:
+        raise error
+
     async def save_probation(self, probation: Probation | None) -> None:
         self.saved.append(probation)
 
@@ -113,17 +116,13 @@ async def with_actor(
         UpgradeSettings(),
         notify=world.notify,
         mark_rolled_back=world.mark,
-        on_bug=bug,
+        on_bug=world.bug,
         probation=probation,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(actor.run)
         await work(actor)
         actor.stop()
-
-
-def bug(error: Exception) -> str:
-    raise error
 
 
 def lasting(seconds: float, *, release: str = "new") -> Probation:

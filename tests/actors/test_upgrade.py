@@ -462,7 +462,8 @@ async def test_a_failing_way_back_is_told_as_such_and_can_be_tried_again() -> No
     async with running(fakes) as run:
         answer = await run.ask(RUN)
         assert isinstance(answer, UpgradeFault)
-        assert (answer.state, answer.reason) == ("rollback_failed", "the rollback failed: gone")
+        told = f"the rollback failed: gone; release {NEW} stands"
+        assert (answer.state, answer.reason) == ("rollback_failed", told)
         assert (fakes.running, fakes.open_sessions) == (NEW, ["id-1"])
         fakes.failing.clear()
         assert isinstance(await run.ask(RollBack(None, "test")), RolledBack)
@@ -477,7 +478,7 @@ async def test_a_failed_validation_of_an_agents_upgrade_rolls_back_and_marks_the
         answer = await run.phase(4)
     assert isinstance(answer, UpgradeFault)
     assert (answer.state, answer.phase) == ("rolled_back", 4)
-    assert run.marked == [("led", "a check after the commit failed")]
+    assert run.marked == [("led", f"phase 4 failed after the commit: {answer.reason}")]
     assert (fakes.installed, fakes.running, fakes.lock_, fakes.open_sessions) == (OLD, OLD, None, [])
 
 
