@@ -99,7 +99,7 @@ async def test_a_file_call_that_fails_is_named_with_a_remedy_and_the_next_upgrad
     assert isinstance(answer, UpgradeDone), answer
     new = state_of(world)
     failures: list[str] = []
-    points = spread(points_of(calls, each=("changes._swap",))[:-1], count_of_kills(10))
+    points = spread(points_of(calls, each=("changes._swap",))[:-1], count_of_kills(6))
     for number, point in enumerate(points):
         code = CODES[number % len(CODES)]
         try:
