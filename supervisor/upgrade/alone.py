@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio.to_thread
 
 from mcpkeep.protocol.config import resolve
-from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.request import LOOKS, MakePlan, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.config import find_config, read_config
 from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.session_marks import mark_session_rolled_back
@@ -35,7 +35,9 @@ async def answer_alone(
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
     parts = make_parts(layout)
     said: tuple[str, ...] = ()
-    if not isinstance(question, LOOKS):
+    # A plan that an upgrade follows is made of what will stand there.
+    leads_on = isinstance(question, MakePlan) and not question.options.dry_run
+    if leads_on or not isinstance(question, LOOKS):
         said = (await anyio.to_thread.run_sync(recover_installation, parts)).said
         for sentence in said:
             on_step("", sentence)
