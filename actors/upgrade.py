@@ -197,7 +197,13 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self.tasks.start_soon(answer)
 
     def _alone(
-        self, envelope: Envelope[UpgradeMessage], session_id: str, what: str, job: _Job, *, yields: bool = False
+        self,
+        envelope: Envelope[UpgradeMessage],
+        session_id: str,
+        what: str,
+        job: _Job,
+        *,
+        yields: bool = False,
     ) -> None:
         if self._work is not None:
             envelope.answer(_busy(self._work))

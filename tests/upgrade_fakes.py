@@ -274,6 +274,10 @@ class _Contents(_Part):
         await self._w.point("contents.diffs")
         return dict.fromkeys(paths, "-a\n+b\n")
 
+    async def compare(self, plan: Plan, release_id: str) -> tuple[str, ...]:
+        await self._w.point("contents.compare")
+        return ()
+
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         await self._w.point("contents.stale")
         return self._w.stale
@@ -412,8 +416,17 @@ class _Changes(_Part):
             removed=(),
             expected={},
             swap_index=True,
+            undoes=(last.session_id,),
         )
-        return RollbackPlan(order, ("a.md",), (), (), {}, (last.session_id,))
+        return RollbackPlan(order, ("a.md",), (), (), {})
+
+    async def plan_restored(
+        self, session_id: str, release_id: str, carried_over: Sequence[str]
+    ) -> ChangeOrder:
+        raise AssertionError("no tree is damaged here")
+
+    async def forget(self) -> None:
+        self._w.changes_ = []
 
     async def damaged(self) -> tuple[str, ...]:
         return ()
