@@ -1,6 +1,5 @@
 """`mcpkeep run` up to its first child: that is spawned before anything slow is imported."""
 
-import gc
 import os
 import signal
 import sys
@@ -30,7 +29,6 @@ def run(options: "RunOptions") -> int:
     Nothing but JSON-RPC goes to stdout from here on, whoever prints.
     """
     sys.stdout = sys.stderr
-    gc.disable()  # what is imported stays; the tree turns it on again
     sys.setswitchinterval(SWITCH_INTERVAL)
     asked: list[int] = []
     _take_signals(asked.append)  # to leave without the watcher would leave the child
