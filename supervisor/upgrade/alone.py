@@ -48,6 +48,7 @@ async def answer_alone(
     run_id = secrets.token_hex(16)
     watcher = Watcher(run_id)
     try:
+        await anyio.to_thread.run_sync(watcher.ready)
         async with (
             DirectServer(layout, run_id=run_id) as live,
             running_upgrades(
