@@ -145,7 +145,7 @@ class SessionActor:
         self._sessions: dict[str, Stored] = {}
         self._news = News()
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
-        self._acquiring = anyio.Lock()
+        self._acquiring = anyio.Lock(fast_acquire=True)
 
     def now(self) -> datetime:
         """The clock that changes are dated by."""
@@ -357,7 +357,7 @@ class SessionActor:
             self._take_in(await self._store.refresh())
 
     async def _serially(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        lock = self._locks.setdefault(session_id, anyio.Lock())
+        lock = self._locks.setdefault(session_id, anyio.Lock(fast_acquire=True))
         async with lock:
             with anyio.CancelScope(shield=True):
                 for _ in range(_ATTEMPTS):

@@ -4,7 +4,6 @@ Long work runs in a task of its own, so that the inbox always answers. What is a
 done beside it is refused, except a rollback: that aborts the work, or waits for a commit to be whole.
 """
 
-import traceback
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +26,7 @@ from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.protocol.upgrade.probation import Probation, note_crash
 from mcpkeep.protocol.upgrade.release import UNKNOWN_VERSION
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     Aborted,
     AbortUpgrade,
     CancelWork,
@@ -57,6 +57,9 @@ __all__ = ["LEAVE_LIMIT", "StepListener", "UpgradeActor"]
 LEAVE_LIMIT = 60.0
 """Seconds in which a commit under way is made whole when mcpkeep leaves."""
 
+_PROBATION = "probation"
+"""Who calls for a rollback where nobody asked."""
+
 StepListener: TypeAlias = Callable[[str, str], None]
 """Takes the session and the name of a step as it begins; never blocks or raises."""
 
@@ -64,9 +67,11 @@ StepListener: TypeAlias = Callable[[str, str], None]
 class _Work:
     """The one piece of work that is under way."""
 
-    def __init__(self, session_id: str, what: str) -> None:
+    def __init__(self, session_id: str, what: str, *, yields: bool) -> None:
+        """`yields` says whether a rollback, or an abort, may end it."""
         self.session_id = session_id
         self.what = what
+        self.yields = yields
         self.step = "starting"
         self.scope = anyio.CancelScope()
         self.ended = anyio.Event()
@@ -85,10 +90,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
         *,
         notify: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
+        on_bug: Callable[[Exception], str],
         recovered: tuple[str, ...] = (),
         probation: Probation | None = None,
     ) -> None:
-        """`mark_rolled_back` tells a workflow session so, with the reason; `recovered` is what the start
+        """`mark_rolled_back` tells a workflow session so, with the reason; `on_bug` logs an unexpected error,
+        and says where it can be read; `recovered` is what the start
         found interrupted, and did about it; `probation` one that began before it.
         """
         super().__init__("upgrade", leave_limit=LEAVE_LIMIT)
@@ -96,8 +103,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self._settings = settings
         self._notify = notify
         self._mark = mark_rolled_back
+        self._on_bug = on_bug
         self._probation = probation
         self._work: _Work | None = None
+        self._leaving = False
         self._listeners: list[StepListener] = []
         self._desk = UpgradeDesk(world, settings, recovered)
 
@@ -127,8 +136,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
             await self._work.ended.wait()
 
     async def begin(self) -> None:
-        if self._probation is not None:
+        if self._probation is None:
+            return
+        if (await self._world.targets.inspect()).current_release == self._probation.release:
             self.tasks.start_soon(self._end_probation, self._probation)
+        else:  # gone back over meanwhile
+            await self._set_probation(None)
 
     async def receive(self, envelope: Envelope[UpgradeMessage]) -> None:
         message = envelope.message
@@ -137,11 +150,16 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 self._crashed(message)
             case RunUpgrade():
                 self._alone(
-                    envelope, self._world.new_id(), "an upgrade", lambda work: self._upgrade(message, work)
+                    envelope,
+                    self._world.new_id(),
+                    "an upgrade",
+                    lambda work: self._upgrade(message, work),
+                    yields=True,
                 )
             case RunPhase():
                 what = f"phase {message.phase} of an upgrade"
-                self._alone(envelope, message.session_id, what, lambda work: self._phase(message, work))
+                job: _Job = lambda work: self._phase(message, work)  # noqa: E731
+                self._alone(envelope, message.session_id, what, job, yields=True)
             case UndoPhases():
                 what = f"the return to phase {message.to_phase}"
                 self._alone(envelope, message.session_id, what, lambda work: self._undo(message, work))
@@ -163,6 +181,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 assert_never(message)
 
     async def leave(self) -> None:
+        self._leaving = True
         if self._work is not None:
             self._work.scope.cancel()
             await self._work.ended.wait()
@@ -173,26 +192,28 @@ class UpgradeActor(Actor[UpgradeMessage]):
         self, envelope: Envelope[UpgradeMessage], job: Callable[[], Awaitable[UpgradeAnswer]]
     ) -> None:
         async def answer() -> None:
-            envelope.answer(await _settled(job))
+            envelope.answer(await self._settled(job))
 
         self.tasks.start_soon(answer)
 
-    def _alone(self, envelope: Envelope[UpgradeMessage], session_id: str, what: str, job: _Job) -> None:
+    def _alone(
+        self, envelope: Envelope[UpgradeMessage], session_id: str, what: str, job: _Job, *, yields: bool = False
+    ) -> None:
         if self._work is not None:
             envelope.answer(_busy(self._work))
             return
-        self._work = work = _Work(session_id, what)
+        self._work = work = _Work(session_id, what, yields=yields)
 
         async def perform() -> None:
-            answer: UpgradeAnswer = Refused(
-                "it was interrupted", "ask again; nothing is lost", interrupted=True
-            )
+            answer: UpgradeAnswer | None = None
             try:
                 with work.scope:
-                    answer = await _settled(lambda: job(work))
+                    answer = await self._settled(lambda: job(work))
             finally:
                 self._work = None
                 work.ended.set()
+            if answer is None:
+                answer = LEAVING if self._leaving else Refused("it was cancelled", "ask again")
             envelope.answer(answer)
 
         self.tasks.start_soon(perform)
@@ -206,8 +227,12 @@ class UpgradeActor(Actor[UpgradeMessage]):
         if work is not None and (
             isinstance(message, RollBack) or message.session_id in (None, work.session_id)
         ):
-            interrupted = (work.session_id,)
-            work.scope.cancel()
+            if work.yields:
+                interrupted = (work.session_id,)
+                work.scope.cancel()
+            elif not isinstance(message, CancelWork):
+                envelope.answer(_busy(work))
+                return
             await work.ended.wait()
         if isinstance(message, CancelWork):
             envelope.answer(Aborted(interrupted))
@@ -244,6 +269,30 @@ class UpgradeActor(Actor[UpgradeMessage]):
             decided=self._desk.decisions,
         )
 
+    async def _settled(self, job: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
+        """The answer of a job, whatever it raises: an upgrade's fault is not to end the client's session."""
+        try:
+            return await job()
+        except Undecided as undecided:
+            return undecided.answer
+        except RolledBackFor as failed:
+            return UpgradeFault(str(failed), failed.remediation, failed.phase, "rolled_back", failed.details)
+        except RollbackFailed as failed:
+            return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
+        except UpgradeFailed as failed:
+            return Refused(str(failed), failed.remediation, failed.details)
+        except OSError as error:
+            return Refused(
+                f"the system refused it: {error.strerror or error} ({error.filename!r})",
+                "mend that, and try again",
+            )
+        except Exception as error:
+            place = self._on_bug(error)
+            return Refused(
+                f"mcpkeep failed: {type(error).__name__}: {error}",
+                f"this is a bug in mcpkeep; the details are in {place}",
+            )
+
     # Upgrades.
 
     async def _upgrade(self, asked: RunUpgrade, work: _Work) -> UpgradeAnswer:
@@ -261,9 +310,13 @@ class UpgradeActor(Actor[UpgradeMessage]):
             for phase in range(PHASE_COUNT):
                 await run.run(phase)
         except BaseException as error:
-            if not isinstance(error, RollbackFailed):  # that is for the next start, or another `rollback`
-                with anyio.CancelScope(shield=True):
-                    await run.undo(0)
+            with anyio.CancelScope(shield=True):
+                try:
+                    if not isinstance(error, RollbackFailed):
+                        await run.undo(0)
+                except UpgradeFailed as worse:
+                    reason = f"{error}; and it cannot be taken back: {worse}"
+                    return UpgradeFault(reason, worse.remediation, phase, "rollback_failed", worse.details)
             state: Literal["unchanged", "rolled_back", "rollback_failed"]
             if isinstance(error, RolledBackFor):
                 state = "rolled_back"
@@ -327,15 +380,24 @@ class UpgradeActor(Actor[UpgradeMessage]):
                 aborted.append(state.begun.session_id)
             elif state.begun.kind == "upgrade":
                 committed = state
-        if aborted:
+        # One that was interrupted in its commit has made it whole.
+        just_made = committed is not None and committed.begun.session_id in interrupted
+        if aborted and not just_made:
             return Aborted(tuple(dict.fromkeys(aborted)))
-        if committed is not None:
-            run = self._reopened(work, committed.begun.session_id)
-            outcome = await run.take_back_commit(asked.by, to=asked.to)
-        else:
-            outcome = await roll_back(self._world, to=asked.to, by=asked.by, step=self._step_of(work))
+        try:
+            outcome = await self._gone_back(asked, work, committed)
+        except RollbackFailed as failed:
+            if asked.by == _PROBATION:  # nobody else is told of it
+                self._notify(Notify("error", f"{failed}; {failed.remediation}"))
+            raise
         await self._went_back(outcome, asked.by)
         return outcome
+
+    async def _gone_back(self, asked: RollBack, work: _Work, committed: JournalState | None) -> RolledBack:
+        if committed is not None:
+            run = self._reopened(work, committed.begun.session_id)
+            return await run.take_back_commit(asked.by, to=asked.to)
+        return await roll_back(self._world, to=asked.to, by=asked.by, step=self._step_of(work))
 
     async def _went_back(self, outcome: RolledBack, by: str) -> None:
         await self._set_probation(None)
@@ -357,7 +419,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
         try:
             await self._world.records.save_probation(probation)
         except UpgradeFailed as failed:
-            self._notify(Notify("warning", f"the probation cannot be recorded: {failed}"))
+            self._notify(Notify("warning", f"the probation will not outlast mcpkeep: {failed}"))
 
     async def _end_probation(self, probation: Probation) -> None:
         await anyio.sleep(max(0.0, (probation.until - self._world.now()).total_seconds()))
@@ -374,7 +436,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")
             )
-            message = RollBack(to=self._probation.former, by="probation")
+            message = RollBack(to=self._probation.former, by=_PROBATION)
             self.tasks.start_soon(self._interrupt, Envelope[UpgradeMessage](message), message)
 
     async def _status(self) -> UpgradeAnswer:
@@ -388,32 +450,6 @@ class UpgradeActor(Actor[UpgradeMessage]):
 def _busy(work: _Work) -> Refused:
     return Refused(
         f"{work.what} is under way: {work.step}",
-        "wait for it, or end it with `rollback`",
+        "wait for it, or end it with `rollback`" if work.yields else "wait for it",
         {"session_id": work.session_id, "step": work.step},
     )
-
-
-async def _settled(job: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
-    """The answer of a job, whatever it raises."""
-    try:
-        return await job()
-    except Undecided as undecided:
-        return undecided.answer
-    except RolledBackFor as failed:
-        return UpgradeFault(str(failed), failed.remediation, failed.phase, "rolled_back", failed.details)
-    except RollbackFailed as failed:
-        return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
-    except UpgradeFailed as failed:
-        return Refused(str(failed), failed.remediation, failed.details)
-    except OSError as error:
-        return Refused(
-            f"the system refused it: {error.strerror or error} ({error.filename!r})",
-            "mend that, and try again",
-        )
-    except Exception as error:  # at an actor's border: whatever it is, the server goes on being served
-        trace = traceback.format_exception(error)
-        return Refused(
-            f"mcpkeep failed: {type(error).__name__}: {error}",
-            "this is a bug in mcpkeep; report it with the details",
-            {"traceback": "".join(trace).splitlines()[-30:]},
-        )

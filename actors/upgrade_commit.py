@@ -46,7 +46,8 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     order = await _order(context, prepared, merged, proof)
     raced = await commit(world, order, freeze=context.settings.freeze, step=context.step)
     at = world.now()
-    tools = await world.live.tools()
+    with anyio.CancelScope(shield=True):  # a commit that was made is not left without its record
+        tools = await world.live.tools()
     lost = sorted(proof.tools.keys() - tools.keys())
     if lost:
         raise UpgradeFailed(
@@ -73,9 +74,9 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
 
     Answers the paths that the user changed meanwhile: theirs stand. Raises UpgradeFailed.
     """
-    await world.changes.prepare(order)
     raced: tuple[str, ...] = ()
     try:
+        await world.changes.prepare(order)
         step("bringing the index and the scripts in")
         await world.changes.swap_first(order)
         step("starting the server beside the old one")
@@ -88,10 +89,14 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
     except BaseException:
         with anyio.CancelScope(shield=True):
             # In this order: under `hold`, dropping it starts the former server again.
-            await world.changes.undo(order.session_id)
-            await world.live.drop()
+            try:
+                await world.changes.undo(order.session_id)
+            finally:
+                await world.live.drop()
+            with suppress(UpgradeFailed):
+                await world.changes.discard(order.session_id)
         raise
-    with suppress(UpgradeFailed):  # what stays there is only dead weight
+    with suppress(UpgradeFailed), anyio.CancelScope(shield=True):  # what stays there is only dead weight
         await world.changes.settle(order.session_id)
     return raced
 

@@ -1,6 +1,7 @@
 """Phase 5 of an upgrade: the records, the baseline, what is not needed any more, the lock."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
@@ -29,11 +30,26 @@ async def conclude(
     seconds: Mapping[int, float],
     started_at: datetime,
     by: str,
+    strict: bool,
 ) -> tuple[Phase5Evidence, Closed]:
-    """Phase 5: close the upgrade. What it cannot do is told; the new version stays in any case."""
+    """Phase 5: close the upgrade. What it cannot do is told; the new version stays in any case.
+
+    Raises UpgradeFailed only where `strict`, since somebody can try again: a record could not be written.
+    """
     world, warnings = context.world, list[str]()
+
+    @contextmanager
+    def told(what: str, *, needed: bool = False) -> Generator[None]:
+        try:
+            yield
+        except UpgradeFailed as failed:
+            if needed and strict:
+                raise
+            warnings.append(f"{what}: {failed}; {failed.remediation}")
+
     context.step("renewing the baseline")
-    await world.contents.renew_baseline(merged.plan, context.session_id)
+    with told("the baseline was not renewed"):
+        await world.contents.renew_baseline(merged.plan, context.session_id)
     context.step("removing what is not needed any more")
     removed = await world.backups.ask(
         RemoveOldBackups(context.settings.keep, needed=(prepared.backup_id,)), within=BACKUP_LIMIT
@@ -61,19 +77,25 @@ async def conclude(
         updated=applied.updated_files,
         resolved=applied.conflicts_resolved,
     )
-    await world.records.write_records(log_entry=entry, summary=summary_section(report))
+    recorded, summary = False, ""
+    with told("the records were not written", needed=True):
+        await world.records.write_records(log_entry=entry, summary=summary_section(report))
+        recorded = True
     if context.settings.git_commit:
         committed = await _commit(context, merged, warnings)
         report = msgspec.structs.replace(report, git_committed=committed, warnings=tuple(warnings))
-    summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}", report.to_markdown())
-    await world.records.log_line(history_line(report))
-    await world.lock.release()
+    with told("the report was not written", needed=True):
+        summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}", report.to_markdown())
+    with told("the history was not written"):
+        await world.records.log_line(history_line(report))
+    with told("the lock's file stays", needed=True):
+        await world.lock.release()
     evidence = Phase5Evidence(
         lock_released=world.lock.owner() is None,
         old_backups_archived=len(removed.removed),
         upgrade_summary=summary,
-        installation_summary_updated=True,
-        update_log_appended=True,
+        installation_summary_updated=recorded,
+        update_log_appended=recorded,
         git_changes_committed=report.git_committed,
     )
     return evidence, Closed(summary=summary, warnings=tuple(warnings))
@@ -104,5 +126,8 @@ async def prune(world: UpgradeWorld) -> tuple[str, ...]:
     pruned = await world.installer.ask(PruneReleases(needed), within=INSTALL_LIMIT)
     if isinstance(pruned, InstallRefused):
         return (f"old releases could not be removed: {pruned.reason}",)
-    await world.changes.prune(needed)
+    try:
+        await world.changes.prune(needed)
+    except UpgradeFailed as failed:
+        return (*pruned.warnings, f"old changes could not be removed: {failed}")
     return pruned.warnings

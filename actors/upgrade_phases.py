@@ -1,11 +1,13 @@
 """Phases 0 to 2 of an upgrade: check, prepare beside the live installation, merge in staging."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import anyio
 import msgspec
 
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
+from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
 from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
 from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts
@@ -16,6 +18,7 @@ from mcpkeep.protocol.upgrade.plan import Case, Choice, Counts, Decision, Plan
 from mcpkeep.protocol.upgrade.products import Merged, Prepared
 from mcpkeep.protocol.upgrade.release import (
     AdoptRelease,
+    CancelInstall,
     GetSnapshot,
     InstallRefused,
     MakeRelease,
@@ -32,6 +35,8 @@ BACKUP_LIMIT = 3600.0
 """Seconds for a backup of whatever size on whatever disk."""
 INSTALL_LIMIT = 3600.0
 """Seconds for an installation: gigabytes over a slow line."""
+
+Answer = TypeVar("Answer")
 
 _OWN_CODE = frozenset({Case.KEEP, Case.MERGE, Case.CONFLICT, Case.STAYS_DELETED})
 """Cases after which the server's code is not upstream's alone."""
@@ -111,7 +116,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     steps: tuple[PostInstallStep, ...] = ()
     if made is not None:
         context.step("running post-install steps")
-        done = await world.installer.ask(RunPostInstall(made.release.release_id), within=INSTALL_LIMIT)
+        done = await _ask_installer(world, RunPostInstall(made.release.release_id))
         if isinstance(done, InstallRefused):
             raise _not_installed(done)
         steps = done.steps
@@ -176,10 +181,20 @@ async def _make(context: Context, source: SourceFacts, folder: str, previous: st
 
 
 async def _install(context: Context, order: AdoptRelease | MakeRelease) -> ReleaseMade:
-    made = await context.world.installer.ask(order, within=INSTALL_LIMIT)
+    made = await _ask_installer(context.world, order)
     if isinstance(made, InstallRefused):
         raise _not_installed(made)
     return made
+
+
+async def _ask_installer(world: UpgradeWorld, order: Question[Answer]) -> Answer:
+    """Its answer; whoever gives up waiting ends the work, which may be gigabytes from its end."""
+    try:
+        return await world.installer.ask(order, within=INSTALL_LIMIT)
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await world.installer.ask(CancelInstall(), within=INSTALL_LIMIT)
+        raise
 
 
 def _not_installed(refused: InstallRefused) -> UpgradeFailed:

@@ -1,6 +1,7 @@
 """One session's upgrade: its phases in order, journalled, taken back where they fail, undone on demand."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar, cast
 
 import anyio
@@ -8,7 +9,7 @@ import msgspec
 
 from mcpkeep.actors.upgrade_commit import show_time, switch, validate
 from mcpkeep.actors.upgrade_conclude import conclude, prune
-from mcpkeep.actors.upgrade_phases import Context, Undecided, check, merge, prepare, settle
+from mcpkeep.actors.upgrade_phases import Context, check, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
@@ -139,6 +140,7 @@ class UpgradeRun:
 
         Raises:
             RollbackFailed: what was committed could not be taken back.
+            UpgradeFailed: what was begun could not be; the next start of mcpkeep goes on with it.
         """
         state = await self._world.journals.read(self.session_id)
         if state is None or state.ended is not None:
@@ -146,7 +148,10 @@ class UpgradeRun:
         if state.committed and to_phase <= 3:
             await self.take_back_commit("the session was rolled back")
             return
-        await self._world.journals.append(self.session_id, PhaseUndone(max(to_phase, 1)))
+        if state.groups and to_phase <= 3:
+            await self._world.changes.undo(self.session_id)  # what could not be taken back before
+        if to_phase > 0:
+            await self._world.journals.append(self.session_id, PhaseUndone(to_phase))
         if to_phase <= 1:
             await self._drop_staging()
         if to_phase == 0:
@@ -154,36 +159,51 @@ class UpgradeRun:
 
     async def end(self, outcome: Outcome, reason: str = "") -> None:
         """Close the session: its staging goes, the lock is released, and the history says how it ended."""
-        if outcome != "completed":
-            await self._world.records.log_line(
-                {
-                    "at": show_time(self._world.now()),
-                    "session_id": self.session_id,
-                    "kind": "upgrade",
-                    "outcome": outcome,
-                    "reason": reason,
-                }
-            )
-        await self._world.contents.remove_staging(self.session_id)
-        await self._world.journals.append(self.session_id, Ended(outcome, self._world.now(), reason))
-        await self._world.lock.release()
+        world = self._world
+        try:
+            # First of all: it may make the room that the rest needs.
+            await world.contents.remove_staging(self.session_id)
+            await world.changes.discard(self.session_id)
+            if outcome != "completed":
+                with suppress(UpgradeFailed):
+                    await world.records.log_line(self._line(outcome, reason))
+            await world.journals.append(self.session_id, Ended(outcome, world.now(), reason))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await world.lock.release()
+
+    def _line(self, outcome: Outcome, reason: str) -> Mapping[str, object]:
+        return {
+            "at": show_time(self._world.now()),
+            "session_id": self.session_id,
+            "kind": "upgrade",
+            "outcome": outcome,
+            "reason": reason,
+        }
 
     async def _begin(self) -> JournalState:
-        """Take the lock, and begin the journal unless that was done."""
+        """Take the lock, and begin the journal unless that was done; one that is completed needs no lock."""
         world = self._world
-        await world.lock.acquire(self.session_id)
         state = await world.journals.read(self.session_id)
-        if state is None:
-            options = cast("Mapping[str, object]", msgspec.to_builtins(self.context.options))
-            begun = Begun(self.session_id, "upgrade", self._agent_led, self._by, world.now(), options)
-            await world.journals.begin(begun)
-            return await self._state()
-        if state.ended is not None:
+        if state is not None and state.ended is not None:
+            if state.ended.outcome == "completed":
+                return state  # A crash came before the session was told.
             raise UpgradeFailed(
                 f"this session's upgrade has ended: {state.ended.outcome}",
                 remediation="start a new session",
             )
-        return state
+        await world.lock.acquire(self.session_id)
+        if state is not None:
+            return state
+        options = cast("Mapping[str, object]", msgspec.to_builtins(self.context.options))
+        begun = Begun(self.session_id, "upgrade", self._agent_led, self._by, world.now(), options)
+        try:
+            await world.journals.begin(begun)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await world.lock.release()
+            raise
+        return await self._state()
 
     async def _state(self) -> JournalState:
         state = await self._world.journals.read(self.session_id)
@@ -198,19 +218,20 @@ class UpgradeRun:
         self.context.step(announce_phase(number))
         try:
             evidence, product = await self._phases[number](state)
+            self._seconds[number] = self._world.clock() - began
+            done = PhaseDone(
+                phase=number,
+                at=self._world.now(),
+                seconds=self._seconds[number],
+                products=_members(product),
+                evidence=_members(evidence),
+            )
+            with anyio.CancelScope(shield=True):  # what was done is known to have been done
+                await self._world.journals.append(self.session_id, done)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._take_back(number, error)
             raise
-        self._seconds[number] = self._world.clock() - began
-        done = PhaseDone(
-            phase=number,
-            at=self._world.now(),
-            seconds=self._seconds[number],
-            products=_members(product),
-            evidence=_members(evidence),
-        )
-        await self._world.journals.append(self.session_id, done)
         if number == PHASE_COUNT - 1:
             await self.end("completed")
 
@@ -219,6 +240,9 @@ class UpgradeRun:
         state = await self._world.journals.read(self.session_id)
         if state is None:
             return
+        interrupted = isinstance(error, anyio.get_cancelled_exc_class())
+        if interrupted and self._agent_led and number > 3:
+            return  # It goes on there.
         if number in (3, 4) and state.committed:
             outcome = await self.take_back_commit(str(error) or type(error).__name__)
             cause = (
@@ -227,10 +251,8 @@ class UpgradeRun:
                 else UpgradeFailed(f"interrupted: {type(error).__name__}", remediation="try again")
             )
             raise RolledBackFor(cause, number, outcome) from error
-        if number <= 2 and not isinstance(error, Undecided):
-            await self._world.journals.append(self.session_id, PhaseUndone(number))
-            if number == 1:
-                await self._drop_staging()
+        if number == 1:
+            await self._drop_staging()
 
     async def take_back_commit(self, reason: str, *, to: str | None = None) -> RolledBack:
         """Go back behind this session's commit, or further, and end the session. Raises RollbackFailed."""
@@ -255,6 +277,7 @@ class UpgradeRun:
             seconds={number: done.seconds for number, done in state.phases.items()} | self._seconds,
             started_at=state.begun.at,
             by=state.begun.by,
+            strict=self._agent_led,
         )
 
 

@@ -9,6 +9,7 @@ from mcpkeep.actors.phase_runs import Members, PhaseFailed, PhaseWaits
 from mcpkeep.actors.upgrade_world import Answering
 from mcpkeep.protocol.upgrade.failure import Interrupted, UpgradeFailed
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     CancelWork,
     ConflictsUndecided,
     PhaseMeasured,
@@ -62,8 +63,8 @@ class UpgradeRunner:
                     plan_id=answer.plan_id,
                     conflicts=answer.conflicts,
                 )
-            case Refused(interrupted=True):
-                raise PhaseWaits(f"phase {phase}: {answer.reason}", answer.remedy)
+            case Refused() if answer == LEAVING:
+                raise PhaseWaits(answer.reason, answer.remedy)
             case Refused() | UpgradeFault():
                 raise PhaseFailed(answer.reason, remediation=answer.remedy, details=answer.details)
             case _:

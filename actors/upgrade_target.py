@@ -1,4 +1,4 @@
-"""Where a rollback leads: the former release, probed, or rebuilt from its backup where it cannot be started."""
+"""Where a rollback leads: the former release, probed, and rebuilt from its backup where it cannot start."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ async def probe(world: UpgradeWorld, release_id: str) -> tuple[str, ...]:
 async def provide_release(
     world: UpgradeWorld, release_id: str, backup_id: str | None, *, step: Progress
 ) -> tuple[str, ...]:
-    """Have a release that can be started, from `backup_id`, or another backup of it, where it must be rebuilt.
+    """Have a release that can be started; where it must be rebuilt, from `backup_id` or another backup of it.
 
     Answers what was done about it, in words; empty where nothing had to be. Raises UpgradeFailed.
     """

@@ -186,6 +186,10 @@ class Changes(Protocol):
         """
         ...
 
+    async def discard(self, session_id: str) -> None:
+        """Remove what was prepared for a change that was not made, or was taken back; nothing else."""
+        ...
+
     async def records(self) -> tuple[ChangeRecord, ...]:
         """The changes that have been made and not pruned, oldest first."""
         ...

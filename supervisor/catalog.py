@@ -1,26 +1,24 @@
 """The catalog of `pos_workflow`: the definitions on disk and the workspace, asked in a worker thread."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import anyio
-import anyio.to_thread
+from typing import TypeVar, cast
 
 from mcpkeep.actors.workflow_desk import Shelf
 from mcpkeep.protocol.workflow.definition import DefinitionError, OptionMissing, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.markdown import MarkdownError
 from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound
+from mcpkeep.supervisor.batches import Batches
 from mcpkeep.supervisor.definitions import CacheCounts, Definitions, WorkflowUnknown
 
 __all__ = ["WorkspaceCatalog", "WorkspaceShelf"]
 
 T = TypeVar("T")
 
-_THREADS = 4
-"""Reading definitions waits for the disk, or else holds the interpreter: more do not help."""
+_THREADS = 2
+"""Questions mostly hold the interpreter, so that more do not help; one may wait for the disk meanwhile."""
 
 
 class WorkspaceShelf:
@@ -46,16 +44,39 @@ class WorkspaceShelf:
         return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
 
+class _OneLook:
+    """A shelf that looks at a workflow's files once. What is asked of it was asked before that look."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._resolved: dict[str, WorkflowDefinition] = {}
+        self.listing = shelf.listing
+        self.is_inside = shelf.is_inside
+
+    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
+        if options:  # they may say what its phases are
+            return self._shelf.resolve(name, options)
+        found = self._resolved.get(name)
+        if found is None:
+            found = self._resolved[name] = self._shelf.resolve(name, options)
+        return found
+
+
+class _Answer:
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
 class WorkspaceCatalog:
     """Asks one shelf."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._batches: Batches[Callable[[Shelf], object], _Answer] = Batches(self._answer, threads=_THREADS)
 
     async def ask(self, question: Callable[[Shelf], T]) -> T:
         try:
-            return await anyio.to_thread.run_sync(question, self._shelf, limiter=self._limiter)
+            return cast("T", (await self._batches(question)).value)
         except WorkflowUnknown as error:
             raise NotFound(str(error), "list_workflows tells which there are") from error
         except OptionMissing as error:
@@ -68,3 +89,13 @@ class WorkspaceCatalog:
             raise InvalidArgument(
                 f"the phase's text {error}", "mend the workflow's file; no restart is needed"
             ) from error
+
+    def _answer(self, questions: Sequence[Callable[[Shelf], object]]) -> list[_Answer | Exception]:
+        answers: list[_Answer | Exception] = []
+        shelf = _OneLook(self._shelf)
+        for question in questions:
+            try:
+                answers.append(_Answer(question(shelf)))
+            except Exception as error:
+                answers.append(error)
+        return answers

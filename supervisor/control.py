@@ -44,6 +44,9 @@ _PATH_LIMIT = 100
 
 _CHUNK = 65536
 
+_STEPS = 256
+"""Steps kept for an asker that does not read; further ones are dropped."""
+
 Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
 """Answers a question, telling session and step on the way."""
 
@@ -117,8 +120,7 @@ async def serve_control(
         ControlError: its folder belongs to somebody else.
     """
     _make_private(path.parent)
-    with suppress(FileNotFoundError):
-        path.unlink()
+    _unlink(path)
     listener = await anyio.create_unix_listener(path, mode=0o600)
     try:
         async with listener, anyio.create_task_group() as tasks:
@@ -130,8 +132,7 @@ async def serve_control(
 
             await listener.serve(answer, task_group=tasks)
     finally:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        _unlink(path)
 
 
 async def ask_holder(
@@ -169,16 +170,6 @@ async def ask_holder(
 
 
 async def _answer_one(stream: SocketStream, answering: Answering) -> None:
-    send, receive = anyio.create_memory_object_stream[Stepped](256)
-
-    def step(session_id: str, name: str) -> None:
-        with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            send.send_nowait(Stepped(session_id, name))
-
-    async def tell() -> None:
-        async for stepped in receive:
-            await _send(stream, encode_frame(stepped))
-
     try:
         with anyio.fail_after(CONNECT_LIMIT):
             question = await _question(stream)
@@ -186,18 +177,32 @@ async def _answer_one(stream: SocketStream, answering: Answering) -> None:
         reason = str(error) or "it did not come to its end"
         await _send(stream, encode_frame(NotAnswered(f"the question could not be read: {reason}")))
         return
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tell)
-        try:
-            reply = encode_frame(Answered(await answering(question, step)))
-        except McpkeepError as error:
-            reply = encode_frame(NotAnswered(str(error)))
-        except Exception as error:
-            _log.error("a question over the control socket failed", exc_info=error)
-            reply = encode_frame(NotAnswered(f"a bug in mcpkeep: {type(error).__name__}; see its log"))
-        send.close()
-    receive.close()
-    await _send(stream, reply)
+    send, receive = anyio.create_memory_object_stream[Stepped](_STEPS)
+
+    def step(session_id: str, name: str) -> None:
+        with suppress(anyio.WouldBlock):
+            send.send_nowait(Stepped(session_id, name))
+
+    async def tell() -> None:
+        async for stepped in receive:
+            await _send(stream, encode_frame(stepped))
+
+    with receive:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tell)
+            with send:
+                reply = await _reply(answering, question, step)
+        await _send(stream, reply)
+
+
+async def _reply(answering: Answering, question: UpgradeMessage, step: Callable[[str, str], None]) -> bytes:
+    try:
+        return encode_frame(Answered(await answering(question, step)))
+    except McpkeepError as error:
+        return encode_frame(NotAnswered(str(error)))
+    except Exception as error:
+        _log.error("a question over the control socket failed", exc_info=error)
+        return encode_frame(NotAnswered(f"a bug in mcpkeep: {type(error).__name__}; see its log"))
 
 
 async def _question(stream: SocketStream) -> UpgradeMessage:
@@ -219,3 +224,8 @@ def _make_private(folder: Path) -> None:
         raise ControlError(f"{str(folder)!r} is not a folder of yours; have it removed")
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.chmod(folder, 0o700)
+
+
+def _unlink(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()

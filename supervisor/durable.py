@@ -23,10 +23,12 @@ __all__ = [
     "FileCalls",
     "FileChanged",
     "FolderSync",
+    "InPlace",
     "NotTakenBack",
     "OsCalls",
     "Stamp",
     "make_folders",
+    "put_in_place",
     "remove_file",
     "stamp_of",
     "write_durably",
@@ -272,6 +274,29 @@ class _Round:
         self.error: OSError | None = None
 
 
+class InPlace:
+    """A file that has taken the place of the former one, for good once its folder is synced."""
+
+    def __init__(
+        self, target: Path, stamp: Stamp, *, calls: FileCalls, previous: Path | None, former: Stamp | None
+    ) -> None:
+        self.stamp = stamp
+        self._target = target
+        self._calls = calls
+        self._previous = previous
+        self._former = former
+
+    def take_back(self, reason: OSError) -> None:
+        """Put the former file (or none) back, since the folder's fsync failed for that reason.
+
+        Raises NotTakenBack where this fails too, or nothing keeps the former one.
+        """
+        try:
+            _take_back(self._calls, self._target, self._previous, self._former)
+        except OSError:
+            raise NotTakenBack(self.stamp, reason) from reason
+
+
 def write_durably(
     target: Path,
     data: bytes,
@@ -284,9 +309,7 @@ def write_durably(
 ) -> Stamp:
     """Replace `target` by `data`; on return it is on disk. Answers the new file's stamp.
 
-    `previous` keeps the old generation: at every instant at least one of the two is whole. With `expected`,
-    a file that is there and differs from it is not overwritten. `sync_folder` stands for the folder's fsync.
-    Without `mode` the file is for its owner only.
+    `sync_folder` stands for the folder's fsync. The rest is as with `put_in_place`.
 
     Raises:
         FileChanged: `target` is not the file that was expected.
@@ -294,7 +317,33 @@ def write_durably(
         OSError: it failed, and the old file (or none) stands. The next write uses a new temp file: after
             a failed fsync the kernel forgets what it could not write, and a second one would succeed.
     """
-    sync = sync_folder if sync_folder is not None else lambda: calls.fsync_folder(target.parent)
+    written = put_in_place(target, data, calls=calls, previous=previous, expected=expected, mode=mode)
+    try:
+        if sync_folder is not None:
+            sync_folder()
+        else:
+            calls.fsync_folder(target.parent)
+    except OSError as e:
+        written.take_back(e)
+        raise
+    return written.stamp
+
+
+def put_in_place(
+    target: Path,
+    data: bytes,
+    *,
+    calls: FileCalls = OS_CALLS,
+    previous: Path | None = None,
+    expected: Stamp | Literal["absent"] | None = None,
+    mode: int | None = None,
+) -> InPlace:
+    """Replace `target` by `data`, whose content is on disk by then; its name is once the folder is synced.
+
+    `previous` keeps the old generation: at every instant at least one of the two is whole. With `expected`,
+    a file that is there and differs from it is not overwritten. Without `mode` the file is for its owner
+    only. Raises FileChanged, OSError: as write_durably.
+    """
     temp = _temp(target)
     try:
         stamp = _write_temp(calls, temp, data, mode)
@@ -307,15 +356,7 @@ def write_durably(
     except BaseException:
         _try_unlink(calls, temp)
         raise
-    try:
-        sync()
-    except OSError as e:
-        try:
-            _take_back(calls, target, previous, present)
-        except OSError:
-            raise NotTakenBack(stamp, e) from e
-        raise
-    return stamp
+    return InPlace(target, stamp, calls=calls, previous=previous, former=present)
 
 
 def remove_file(path: Path, *, calls: FileCalls = OS_CALLS) -> bool:

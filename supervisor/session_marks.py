@@ -9,7 +9,8 @@ from pathlib import Path
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.protocol.workflow.refusal import Refusal
 from mcpkeep.protocol.workflow.session import SessionError
-from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
+from mcpkeep.supervisor.session_store import SessionFiles
+from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 from mcpkeep.supervisor.workflow_parts import sessions_folder
 
 __all__ = ["mark_rolled_back", "mark_session_rolled_back"]

@@ -4,7 +4,7 @@
     <id>.deleted        it never comes back    <id>.json.damaged    set aside for people
     .lock               who writes
 
-`SessionFiles` is plain and synchronous; `ThreadedSessionStore` runs it off the event loop.
+`SessionFiles` is plain and synchronous; `session_threads` runs it off the event loop.
 """
 
 import contextlib
@@ -12,13 +12,10 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 import msgspec
 
 from mcpkeep.actors.session import News, Overtaken, WriterNeeded
@@ -39,26 +36,23 @@ from mcpkeep.supervisor.durable import (
     FileCalls,
     FileChanged,
     FolderSync,
+    InPlace,
     NotTakenBack,
     Stamp,
     make_folders,
+    put_in_place,
     remove_file,
     stamp_of,
     write_durably,
 )
 from mcpkeep.supervisor.writer_lock import WriterLock
 
-__all__ = ["SessionFiles", "ThreadedSessionStore"]
-
-T = TypeVar("T")
+__all__ = ["SessionFiles"]
 
 _NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.json|\.json\.previous|\.deleted)")
 
 # Longer than the coarsest tick of a folder's modification time (a jiffy; HFS+ and some network disks: 1 s).
 _RACY_SECONDS = 2.0
-
-# Writers at once. Each waits for the disk and not for a core; more than this no disk commits together.
-_THREADS = 32
 
 
 class _Tombstone(msgspec.Struct, frozen=True):
@@ -168,17 +162,35 @@ class SessionFiles:
 
     def save(self, session: Session) -> Stored:
         """Make the session durable. Raises WriterNeeded, Overtaken, StorageFailed, InvalidArgument."""
-        data = encode_snapshot(session)
-        self._require_writer()
-        try:
-            self._write(session.session_id, data)
-        except FileChanged:
-            raise self._overtaken(session.session_id) from None
-        except OSError as e:
-            raise _failed(e) from e
-        self._carried.pop(session.session_id, None)
-        self._known.add(session.session_id)
-        return Stored(summarize(session), data)
+        (outcome,) = self.save_all((session,))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def save_all(self, sessions: Sequence[Session]) -> list[Stored | Exception]:
+        """Make different sessions durable by one sync of the folder: of each, what save answers or raises."""
+        outcomes: list[Stored | Exception] = []
+        begun: list[tuple[int, InPlace]] = []
+        for n, session in enumerate(sessions):
+            try:
+                data = encode_snapshot(session)
+                self._require_writer()
+                begun.append((n, self._put(session.session_id, data)))
+                outcomes.append(Stored(summarize(session), data))
+            except FileChanged:
+                outcomes.append(self._overtaken(session.session_id))
+            except OSError as e:
+                outcomes.append(_failed(e))
+            except Exception as e:
+                outcomes.append(e)
+        refused = self._settle([(sessions[n].session_id, written) for n, written in begun])
+        for n, _ in begun:
+            if refused is not None:
+                outcomes[n] = _failed(refused)
+            else:
+                self._carried.pop(sessions[n].session_id, None)
+                self._known.add(sessions[n].session_id)
+        return outcomes
 
     def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
         """Delete for good: a tombstone first, durably, then the files. Raises as save."""
@@ -222,22 +234,38 @@ class SessionFiles:
             raise WriterNeeded
 
     def _write(self, session_id: str, data: bytes) -> None:
+        if (refused := self._settle([(session_id, self._put(session_id, data))])) is not None:
+            raise refused
+
+    def _put(self, session_id: str, data: bytes) -> InPlace:
         target, previous = self._paths(session_id)
         if session_id in self._half_deleted:
             remove_file(self._tombstone(session_id), calls=self._calls)
             self._half_deleted.discard(session_id)
+        return put_in_place(
+            target,
+            data,
+            calls=self._calls,
+            previous=previous,
+            expected=self._stamps.get(session_id, "absent"),
+        )
+
+    def _settle(self, written: Sequence[tuple[str, InPlace]]) -> OSError | None:
+        """Sync the folder; where that fails, take all of them back and tell why."""
+        if not written:
+            return None
         try:
-            self._stamps[session_id] = write_durably(
-                target,
-                data,
-                calls=self._calls,
-                previous=previous,
-                expected=self._stamps.get(session_id, "absent"),
-                sync_folder=self._sync,
-            )
-        except NotTakenBack as e:
-            self._stamps[session_id] = e.stamp
-            raise
+            self._sync()
+        except OSError as e:
+            for session_id, file in written:
+                try:
+                    file.take_back(e)
+                except NotTakenBack as kept:
+                    self._stamps[session_id] = kept.stamp
+            return e
+        for session_id, file in written:
+            self._stamps[session_id] = file.stamp
+        return None
 
     def _forget(self, session_id: str) -> None:
         self._known.discard(session_id)
@@ -430,34 +458,6 @@ class SessionFiles:
             return Overtaken(f"{name} was changed on disk and cannot be read: {e.strerror}", again, None)
         self._stamps[session_id] = stamp
         return Overtaken(f"{name} was changed on disk, and was read again", again, found)
-
-
-class ThreadedSessionStore:
-    """The SessionStore of the session actor: SessionFiles in worker threads of its own."""
-
-    def __init__(self, files: SessionFiles) -> None:
-        self._files = files
-        self._limiter = anyio.CapacityLimiter(_THREADS)
-
-    async def refresh(self) -> News:
-        if self._files.writing:
-            return self._files.refresh()
-        return await self._run(self._files.refresh)
-
-    async def acquire(self) -> News:
-        return await self._run(self._files.acquire)
-
-    async def save(self, session: Session) -> Stored:
-        return await self._run(lambda: self._files.save(session))
-
-    async def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
-        return await self._run(lambda: self._files.delete(session_id, reason=reason, now=now))
-
-    async def close(self) -> None:
-        await self._run(self._files.close)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
 
 def _read(path: Path) -> tuple[bytes, Stamp]:

@@ -229,6 +229,8 @@ class _Tree:
                     self._child.tell(RestartChild(reason="SIGUSR2"))
                 elif number == signal.SIGUSR1:
                     self._roll_back()
+                elif self._done.is_set() and self._upgrade is not None and self._upgrade.upgrades.hurry():
+                    _log.info("%s: giving up what is under way, and leaving", signal.Signals(number).name)
                 elif self._done.is_set():
                     _log.warning("%s again: leaving at once", signal.Signals(number).name)
                     self._client.close()  # puts the terminal's or pipe's mode back

@@ -14,7 +14,8 @@ from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.workflow_tool import WorkflowTool
 from mcpkeep.protocol.workflow.session import Status
 from mcpkeep.supervisor.catalog import WorkspaceCatalog, WorkspaceShelf
-from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
+from mcpkeep.supervisor.session_store import SessionFiles
+from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 
 __all__ = ["WorkflowParts", "sessions_folder"]
 

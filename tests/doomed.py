@@ -54,11 +54,12 @@ class Doom:
             if self._count == self._at:
                 os.kill(os.getpid(), self._number)
             self._count += 1
-            os.write(self._trace, f"{what} {_place()}\n".encode())
+            os.write(self._trace, f"{what} {place_of()}\n".encode())
 
 
-def _place() -> str:
-    frame = sys._getframe(3)
+def place_of() -> str:
+    """The frames of mcpkeep that are at work, innermost first."""
+    frame = sys._getframe(1)
     names: list[str] = []
     while frame is not None and len(names) < _DEPTH:
         name = frame.f_globals.get("__name__", "")

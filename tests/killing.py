@@ -5,7 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,14 @@ import psutil
 from mcpkeep.protocol.upgrade.journal import JournalState
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.layout import Layout, find_installation
+from mcpkeep.supervisor.upgrade.lock import HeldLock
 from mcpkeep.supervisor.upgrade.pending import anything_pending
 from tests.praxis import World, world_in
 from tests.upgrades import LIMIT, NEW_TOOL, QUERY, mcpkeep_environment, session_in
 
 __all__ = [
+    "EDITED",
+    "State",
     "Struck",
     "count_of_kills",
     "doomed",
@@ -42,7 +45,13 @@ OWN = "standards/development/our rules é.md"
 METADATA = "workflows/spec_execution_v1/metadata.json"
 
 _NOT_CONTENT = (".mcpkeep", ".backups", ".cache", "state", "venv")
-_RECORDS = ("VERSION.txt", "UPDATE_LOG.txt", "INSTALLATION_SUMMARY.md", ".mcp_server_state.json")
+_RECORDS = (
+    ".upgrade-lock",
+    "VERSION.txt",
+    "UPDATE_LOG.txt",
+    "INSTALLATION_SUMMARY.md",
+    ".mcp_server_state.json",
+)
 _DOOMED = Path(__file__).with_name("doomed.py")
 
 State = dict[str, tuple[int, bytes]]
@@ -96,20 +105,40 @@ def upgrade_words(world: World) -> tuple[str, ...]:
     return ("upgrade", "--source", str(world.source), "--yes", "--json")
 
 
-def strike(world: World, at: int, *words: str, number: int = signal.SIGKILL) -> Struck:
-    """Run a command of mcpkeep, strike it there, and wait until it has ended."""
-    trace = world.workspace.parent / f"trace-{os.urandom(4).hex()}"
-    done = subprocess.run(
-        doomed(at, number, trace, *words),
-        cwd=world.workspace,
-        env=mcpkeep_environment(world),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT * 2,
-    )
-    lines = trace.read_text().splitlines() if trace.exists() else []
-    return Struck(done.returncode, lines, done.stdout, done.stderr)
+def strike(
+    world: World,
+    at: int,
+    *words: str,
+    number: int = signal.SIGKILL,
+    meanwhile: Callable[[], object] | None = None,
+) -> Struck:
+    """Run a command of mcpkeep, strike it there, and wait until it has ended.
+
+    With SIGSTOP it goes on once `meanwhile` was done.
+    """
+    folder = world.workspace.parent / f"run-{os.urandom(4).hex()}"
+    folder.mkdir()
+    with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+        process = subprocess.Popen(
+            doomed(at, number, folder / "trace", *words),
+            cwd=world.workspace,
+            env=mcpkeep_environment(world),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+    try:
+        if meanwhile is not None:
+            stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert stopped is not None and stopped.si_status == signal.SIGSTOP
+            meanwhile()
+            process.send_signal(signal.SIGCONT)
+        code = process.wait(LIMIT * 2)
+    finally:
+        process.kill()
+        process.wait()
+    texts = [(folder / name).read_text() for name in ("trace", "out", "err")]
+    return Struck(code, texts[0].splitlines(), texts[1], texts[2])
 
 
 def points_of(trace: Sequence[str], *, each: Sequence[str] = ()) -> list[int]:
@@ -149,20 +178,22 @@ def journals_of(world: World) -> list[JournalState]:
     return list(JournalFiles(layout_of(world)).open())
 
 
-def require_nothing_left(world: World) -> None:
-    """No lock, staging, temporary file, open journal, or process of that world."""
+def require_nothing_left(world: World, session_id: str | None = None) -> None:
+    """No lock, staging, temporary file, open journal, or process of that world, but of the session."""
     base, own = world.base, layout_of(world).own
-    assert journals_of(world) == []
-    assert not os.path.lexists(base / ".upgrade-lock")
-    assert [path.name for path in (own / "staging").glob("*")] == []
+    open_ = [state.begun.session_id for state in journals_of(world)]
+    assert open_ in ([], [session_id])
+    owner = HeldLock(layout_of(world)).owner()
+    assert owner is None or [owner["session_id"]] == open_
+    assert [path.name for path in (own / "staging").glob("*")] in ([], open_)
+    assert anything_pending(str(world.workspace)) is bool(open_)
     assert [str(path) for path in base.rglob("*.tmp") if "venvs" not in path.parts] == []
     assert [path.name for path in base.rglob(".mcpkeep-*")] == []
     assert [path.name for path in own.glob("baseline.*")] == []
-    assert not anything_pending(str(world.workspace))
     for release in (own / "releases").glob("*"):
         assert (release / "release.json").is_file(), release
     for change in (own / "changes").glob("*"):
-        assert (change / "change.json").is_file(), change
+        assert change.name in open_ or (change / "change.json").is_file(), change
     for backup in (base / ".backups").glob("*-*"):
         assert (backup / "MANIFEST.json").is_file(), backup
     require_no_process(world)
@@ -210,11 +241,11 @@ def require_whole(world: World, old: State, new: State) -> str:
 
 
 async def require_served(world: World, which: str) -> None:
-    """A client that comes now is served by that version, which says which it is, and is told what happened."""
+    """A client that comes now is served by that version, and told which it is."""
     async with session_in(world) as session:
         with anyio.fail_after(LIMIT):
             assert (await session.call("search_standards", **QUERY))["retrieval_method"] == "vector"
             assert (NEW_TOOL in await session.tools()) is (which == "new")
             upgrade = (await session.keep("status"))["upgrade"]
-        assert (upgrade["lock"], upgrade["under_way"]) == (None, None), upgrade
+        assert upgrade["under_way"] is None, upgrade
         assert (upgrade["version"] == "v2.0.0") is (which == "new"), upgrade

@@ -13,6 +13,8 @@ import anyio
 import psutil
 from mcp import Client, StdioServerParameters
 from mcp.client import IncomingMessage
+from mcp.client.session import ElicitationFnT
+from mcp_types import LoggingMessageNotificationParams
 
 from mcpkeep.protocol.upgrade.places import PARTS
 from tests.benchmarks.line import environment
@@ -31,7 +33,9 @@ __all__ = [
     "mcpkeep_environment",
     "run_mcpkeep",
     "session_in",
+    "start_mcpkeep",
     "tree_of",
+    "until_told",
 ]
 
 LIMIT = 60.0
@@ -51,6 +55,8 @@ class Session:
         self.client: Client
         self.changes = 0
         """How often it was told that the tools changed."""
+        self.notices: list[str] = []
+        """What its log was told."""
         self._told = anyio.Event()
 
     async def message(self, message: IncomingMessage) -> None:
@@ -58,6 +64,18 @@ class Session:
             self.changes += 1
             self._told.set()
             self._told = anyio.Event()
+
+    async def log(self, params: LoggingMessageNotificationParams) -> None:
+        self.notices.append(str(params.data))
+        self._told.set()
+        self._told = anyio.Event()
+
+    async def until_noticed(self, text: str) -> str:
+        """Wait until it was told so in the log; the whole notice."""
+        with anyio.fail_after(LIMIT):
+            while not (found := [notice for notice in self.notices if text in notice]):
+                await self._told.wait()
+        return found[0]
 
     async def until_changed(self, count: int) -> None:
         """Wait until it was told for the `count`th time that the tools changed."""
@@ -209,15 +227,26 @@ def mcpkeep_environment(world: World) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def session_in(world: World) -> AsyncGenerator[Session]:
-    """The official client on an mcpkeep that finds the sample's server by itself."""
+async def session_in(
+    world: World, command: Sequence[str] | None = None, *, elicit: ElicitationFnT | None = None
+) -> AsyncGenerator[Session]:
+    """The official client on an mcpkeep that finds the sample's server by itself, or on that command.
+
+    `elicit` is its user.
+    """
     session = Session(world)
-    command = ["-m", "mcpkeep.supervisor", "run", "--workspace", str(world.workspace)]
+    usual = (sys.executable, "-m", "mcpkeep.supervisor", "run", "--workspace", str(world.workspace))
+    program, *words = command or usual
     server = StdioServerParameters(
-        command=sys.executable, args=command, env=mcpkeep_environment(world), cwd=world.workspace
+        command=program, args=words, env=mcpkeep_environment(world), cwd=world.workspace
     )
     async with Client(
-        server, mode="legacy", read_timeout_seconds=LIMIT, message_handler=session.message
+        server,
+        mode="legacy",
+        read_timeout_seconds=LIMIT,
+        message_handler=session.message,
+        logging_callback=session.log,
+        elicitation_callback=elicit,
     ) as session.client:
         yield session
 
@@ -233,6 +262,30 @@ def run_mcpkeep(world: World, *words: str) -> "subprocess.CompletedProcess[str]"
         text=True,
         timeout=LIMIT * 2,
     )
+
+
+def start_mcpkeep(world: World, *words: str) -> "subprocess.Popen[str]":
+    """The same, to be spoken to while it runs."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcpkeep.supervisor", *words],
+        cwd=world.workspace,
+        env=mcpkeep_environment(world),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_told(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read its stderr up to that; what came."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} did not come: {said}")
 
 
 def content_of(world: World) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.plan import Choice, Plan
 
 __all__ = [
+    "LEAVING",
     "LOOKS",
     "AbortUpgrade",
     "Aborted",
@@ -66,8 +67,10 @@ class Refused(msgspec.Struct, frozen=True, tag="upgrade.refused"):
     reason: str
     remedy: str
     details: Mapping[str, object] = {}
-    interrupted: bool = False
-    """It would go on if it were asked again: somebody ended it, or mcpkeep leaves."""
+
+
+LEAVING = Refused("mcpkeep is leaving", "make the same call again when it runs; nothing is lost")
+"""What was under way is taken back, or made whole, and can go on at the next start."""
 
 
 class UpgradeFault(msgspec.Struct, frozen=True, tag="upgrade.fault"):

@@ -31,9 +31,9 @@ class StepTimes:
 
     def seconds(self) -> dict[str, float]:
         """By step, in their order; one that came again has the sum."""
-        ends = [at for _, at in self._steps[1:]] + [self._clock()]
+        ends = [*(at for _, at in self._steps[1:]), self._clock()]
         found: dict[str, float] = {}
-        for (name, at), end in zip(self._steps, ends, strict=True):
+        for (name, at), end in zip(self._steps, ends, strict=False):
             found[name] = found.get(name, 0.0) + end - at
         return found
 

@@ -1,8 +1,8 @@
 """How a folder takes another's place: the next move, from whatever an interruption left, until there is none.
 
 `path` and `staged` exchange their names where that can be done at one instant; else `path` is renamed away
-and `staged` to its place. After an exchange nothing but its content tells the new folder from the old one: a mark
-inside the new one, made before and taken away after, does.
+and `staged` to its place. After an exchange nothing but its content tells the new folder from the old one: a
+mark inside the new one, made before and taken away after, does.
 """
 
 import enum

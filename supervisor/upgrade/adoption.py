@@ -1,8 +1,8 @@
 """Takes the live venv over: it moves into mcpkeep's own folder, and a link is left in its place.
 
 The link is made where the venv is to go, and the two change places at one instant. Where names cannot be
-exchanged there is a moment with no `.praxis-os/venv`. The link is made in mcpkeep's own folder then: where it is
-found later, `repair_venv` puts it in its place, or away if nothing was moved.
+exchanged there is a moment with no `.praxis-os/venv`. The link is made in mcpkeep's own folder then: where it
+is found later, `repair_venv` puts it in its place, or away if nothing was moved.
 """
 
 import os
@@ -98,6 +98,8 @@ def repair_venv(layout: Layout, *, calls: FileCalls = OS_CALLS) -> bool:
     left = _own_links(layout)
     for link in left:
         calls.unlink(link)
+    for temp in layout.venv.glob(f".{COMPLETE}.*.tmp"):
+        calls.unlink(temp)
     pending = _pending(layout)
     if not pending.is_symlink():
         return bool(left)

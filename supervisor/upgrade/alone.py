@@ -57,4 +57,5 @@ async def answer_alone(
         ):
             return await ask_upgrade(upgrade, question, on_step)
     finally:
+        parts.lock.leave()
         watcher.close()

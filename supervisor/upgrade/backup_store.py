@@ -186,8 +186,9 @@ class BackupFiles:
         )
 
     def recover(self) -> None:
-        """Finish a restore that was interrupted, or forget one that had changed nothing yet; remove what never
-        became a backup. Called at start, by whoever holds the upgrade lock.
+        """Finish a restore that was interrupted, or forget one that had changed nothing yet.
+
+        What never became a backup goes. Called at start, by whoever holds the upgrade lock.
         """
         Restoring.finish(self._layout, calls=self._calls)
         self._tidy()

@@ -41,6 +41,9 @@ class ThreadedChanges:
     async def undo(self, session_id: str) -> tuple[str, ...]:
         return await self._run(lambda: self._files.undo(session_id))
 
+    async def discard(self, session_id: str) -> None:
+        await self._run(lambda: self._files.discard(session_id))
+
     async def records(self) -> tuple[ChangeRecord, ...]:
         return await self._run(self._files.records)
 

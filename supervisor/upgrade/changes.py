@@ -41,6 +41,9 @@ _SCRIPTS = "scripts/"
 _CARRIED = "carried.json"
 """What of the old index was linked into the new one, while the former server may read it."""
 
+_FORGOTTEN = ".forgotten"
+"""Among the changes: none of them counts any more."""
+
 _LATE = "late"
 """Below conflicts/<session>/: what gave way to an edit that was made during the swap itself."""
 
@@ -148,6 +151,8 @@ class ChangeFiles:
             names = sorted(os.listdir(self.layout.changes))
         except OSError:
             return ()
+        if _FORGOTTEN in names:
+            return ()
         for name in names:
             path = self.layout.changes / name / "change.json"
             try:
@@ -178,17 +183,29 @@ class ChangeFiles:
                 remove_tree(self.layout.change(record.session_id), calls=self._calls)
 
     def forget(self) -> None:
-        """Forget every change, the newest last: until then it says where it all led."""
-        newest = {name: path.stat().st_mtime_ns for name, path in self._made().items()}
+        """Forget every change, all at once, though their files take time to go. May be called again."""
+        changes, mark = self.layout.changes, self.layout.changes / _FORGOTTEN
         with _as_failure("the changes cannot be forgotten"):
-            for name in sorted(newest, key=lambda name: newest[name]):
-                self._calls.unlink(self.layout.change(name) / "change.json")
-                self._calls.fsync_folder(self.layout.change(name))
-                remove_tree(self.layout.change(name), calls=self._calls)
+            if not self.forgetting:
+                make_folders(changes, calls=self._calls)
+                self._calls.close(self._calls.create(mark))
+                self._calls.fsync_folder(changes)
+            for name in sorted(os.listdir(changes)):
+                if name != _FORGOTTEN:
+                    remove_tree(changes / name, calls=self._calls)
+            self._calls.fsync_folder(changes)
+            self._calls.unlink(mark)
+            self._calls.fsync_folder(changes)
+
+    @property
+    def forgetting(self) -> bool:
+        """Whether forget() was begun and has not come to its end."""
+        return os.path.lexists(self.layout.changes / _FORGOTTEN)
 
     def discard(self, session_id: str) -> None:
-        """Remove what was prepared for a change that was not made."""
-        if not self._is_made(session_id):
+        """Remove what was prepared for a change that was not made; not while any of it stands."""
+        state = self._journals.read(session_id)
+        if not self._is_made(session_id) and (state is None or not state.groups):
             with _as_failure("what was prepared cannot be removed"):
                 remove_tree(self.layout.change(session_id), calls=self._calls)
 
@@ -410,10 +427,6 @@ class ChangeFiles:
         return stayed
 
     # The record
-
-    def _made(self) -> dict[str, Path]:
-        """The records on disk, readable or not."""
-        return {path.parent.name: path for path in self.layout.changes.glob("*/change.json")}
 
     def _is_made(self, session_id: str) -> bool:
         return os.path.lexists(self.layout.change(session_id) / "change.json")

@@ -51,10 +51,11 @@ def digest(path: Path) -> str | None:
     return sha.hexdigest()
 
 
-def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS) -> str:
+def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS, synced: bool = True) -> str:
     """Copy bytes, mode and times to the nanosecond, or the link; the SHA-256 of what was copied.
 
-    The bytes are on disk on return, the folder's entry is not. Raises OSError, such as where `target` exists.
+    The bytes are on disk on return if `synced`, the folder's entry is not. Raises OSError, such as where
+    `target` exists.
     """
     if source.is_symlink():
         text = os.readlink(source)
@@ -73,7 +74,8 @@ def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS) -> str
                     rest = rest[calls.write(fd, rest) :]
             os.fchmod(fd, stat.S_IMODE(found.st_mode))
             os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
-            calls.fsync(fd)
+            if synced:
+                calls.fsync(fd)
         finally:
             calls.close(fd)
     finally:
@@ -81,17 +83,21 @@ def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS) -> str
     return sha.hexdigest()
 
 
-def make_missing(folder: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]:
-    """Make the folder and its missing parents, durably each; those in which one was made. Raises OSError."""
+def make_missing(folder: Path, *, calls: FileCalls = OS_CALLS, synced: bool = True) -> set[Path]:
+    """Make the folder and its missing parents, durably each if `synced`; those in which one was made.
+
+    Raises OSError.
+    """
     if folder.is_dir():
         return set()
-    touched = make_missing(folder.parent, calls=calls)
+    touched = make_missing(folder.parent, calls=calls, synced=synced)
     try:
         calls.mkdir(folder)
     except FileExistsError:
         if not folder.is_dir():
             raise
-    calls.fsync_folder(folder.parent)
+    if synced:
+        calls.fsync_folder(folder.parent)
     return touched | {folder.parent}
 
 

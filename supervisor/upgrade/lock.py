@@ -99,12 +99,19 @@ class HeldLock:
             if self.held_for is not None:
                 self._calls.unlink(self._path)
         except OSError as e:
+            if self._fd is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)  # so that it names nobody
             raise UpgradeFailed(
                 f"{str(self._path)!r} cannot be removed: {e.strerror}",
                 remediation="make the installation's folder writable; the lock itself is free",
             ) from e
         finally:
             self._close()
+
+    def leave(self) -> None:
+        """Let go where it is still held, and leave the file, for the next start to look into."""
+        self._close()
 
     def owner(self) -> Mapping[str, object] | None:
         """Who holds it, or died with it: session_id, started_at, pid, alive; None where there is no file."""

@@ -8,10 +8,13 @@ import anyio.to_thread
 from mcpkeep.actors.upgrade_world import LiveMeasures
 from mcpkeep.protocol.upgrade.places import SETTINGS
 from mcpkeep.protocol.upgrade.smoke import browser_wanted
-from mcpkeep.supervisor.upgrade.index import is_current
+from mcpkeep.supervisor.upgrade.changes import ChangeFiles
+from mcpkeep.supervisor.upgrade.index import lack_of
+from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.launch import ask_code_path, clean_environment, launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_checks import run_unit_tests, watching
+from mcpkeep.supervisor.upgrade.live_files import digest
 from mcpkeep.supervisor.upgrade.release_store import read_release
 
 __all__ = ["LiveValidation"]
@@ -37,6 +40,19 @@ class LiveValidation:
         code_path = await ask_code_path(launch, str(layout.workspace), self._run_id, environ=self._environ)
         return await anyio.to_thread.run_sync(self._measure, release_id, pid, code_path)
 
+    def _covers(self) -> bool:
+        """Whether the index has what was installed; what the user edited since is for the server's watcher."""
+        base = self._layout.base
+        lack = lack_of(base)
+        if lack is None:
+            return False
+        records = ChangeFiles(self._layout, JournalFiles(self._layout)).records()
+        installed = records[-1].files if records else {}
+        return not any(
+            path in installed and digest(base / path) == installed[path].new
+            for path in (*lack.changed, *lack.removed)
+        )
+
     def _measure(self, release_id: str, pid: int | None, code_path: str) -> LiveMeasures:
         layout = self._layout
         folders = [layout.base / "standards", layout.base / "workflows"]
@@ -54,6 +70,6 @@ class LiveValidation:
             code_path=code_path,
             browser_wanted=browser_wanted(config, ("pos_browser",)),
             watchers=None if found is None or found.watches == 0 else bool(found.folders),
-            index_current=is_current(layout.base) if layout.vector_index.is_dir() else None,
+            index_current=self._covers() if layout.vector_index.is_dir() else None,
             unit_tests=tests,
         )

@@ -36,7 +36,7 @@ def _pending(base: str) -> bool:
     try:
         names = os.listdir(f"{own}/journal")
     except OSError:
-        return False
+        names = []  # the lock comes before the first journal
     if any(name.endswith(".jsonl") and not _ended(f"{own}/journal/{name}") for name in names):
         return True
     if os.path.lexists(f"{base}/.upgrade-lock"):

@@ -16,7 +16,7 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
-from mcpkeep.protocol.upgrade.places import SERVER_STATE
+from mcpkeep.protocol.upgrade.places import RECORDS, SERVER_STATE
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
@@ -191,7 +191,7 @@ class _Recovery:
     def _finish_rollback(self, state: JournalState) -> None:
         session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
         prepared = self._changes.order(session_id)
-        if state.committed and prepared is not None and self._has_record(session_id):
+        if state.committed and (self._has_record(session_id) or (whole and self._changes.forgetting)):
             self._conclude(prepared, whole=whole)
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
@@ -237,8 +237,9 @@ class _Recovery:
         order = plan_restored(self._changes, session_id, release, done.carried_over)
         return order, tuple(done.kept_aside)
 
-    def _conclude(self, order: ChangeOrder, *, whole: bool) -> None:
-        exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+    def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
+        if order is not None:
+            exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
         if whole:
             self._changes.forget()
 
@@ -283,7 +284,9 @@ class _Recovery:
         for session_id in self._journals.session_ids():
             if self._journals.read(session_id) is None:  # Cut short at its first record.
                 self._calls.unlink(at.journals / f"{session_id}.jsonl")
-        for folder, prefix in ((at.journals, "."), (at.base, f".{SERVER_STATE}.")):
+        own = [(folder, ".") for folder in (at.own, at.journals, at.backups)]
+        records = [(at.base, f".{name}.") for name in (SERVER_STATE, *RECORDS)]
+        for folder, prefix in (*own, *records, (at.reports, ".upgrade-")):
             for name in _names(folder):
                 if name.startswith(prefix) and name.endswith(".tmp"):
                     self._calls.unlink(folder / name)

@@ -110,7 +110,8 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
             expected[path] = digest(at.base / path)
         if outcome.source is not None:
-            _write(outcome.source, staged / path, like=at.base / path, calls=calls)
+            # What is staged is brought to the disk as any change's is, when it is prepared.
+            _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
         if outcome.aside is not None:
             _write(outcome.aside, conflicts / path, like=outcome.aside, calls=calls)
             folders.add((conflicts / path).parent)
@@ -189,12 +190,12 @@ def _former(changes: ChangeFiles, way: WayBack, path: str, span: Span) -> Path:
     )
 
 
-def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls) -> None:
-    make_missing(target.parent, calls=calls)
+def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls, synced: bool = True) -> None:
+    make_missing(target.parent, calls=calls, synced=synced)
     with contextlib.suppress(FileNotFoundError):
         calls.unlink(target)
     if isinstance(source, Path):
-        copy_file(source, target, calls=calls)
+        copy_file(source, target, calls=calls, synced=synced)
         return
     fd = calls.create(target)
     try:
@@ -202,7 +203,8 @@ def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls) 
         while rest:
             rest = rest[calls.write(fd, rest) :]
         os.fchmod(fd, stat.S_IMODE(os.stat(like).st_mode))
-        calls.fsync(fd)
+        if synced:
+            calls.fsync(fd)
     finally:
         calls.close(fd)
 

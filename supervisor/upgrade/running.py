@@ -78,6 +78,7 @@ class Upgrades:
         """Those from before there was an actor to tell."""
         self._attended = True
         self._leaving = False
+        self._finishing: anyio.CancelScope | None = None
         self._tasks: TaskGroup | None = None
 
     async def run(self) -> None:
@@ -156,9 +157,18 @@ class Upgrades:
             return
         self._attended = False
         if not stop and self._settings.on_disconnect == "finish":
-            await self._actor.idle()
+            with anyio.CancelScope() as self._finishing:
+                await self._actor.idle()
+            self._finishing = None
         self._actor.stop()
         await self._actor.stopped()
+
+    def hurry(self) -> bool:
+        """End what `finish` waits for; False where it waits for nothing."""
+        if self._finishing is None:
+            return False
+        self._finishing.cancel()
+        return True
 
     async def _hold(self) -> None:
         try:

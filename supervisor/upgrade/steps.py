@@ -110,7 +110,8 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
                 try:
                     calls.link(at[move.source], at[move.target])
                 except OSError as e:
-                    if e.errno not in NO_LINKS:
+                    # On the way back from a full disk, too: a rename needs no room.
+                    if e.errno not in NO_LINKS and not (back and e.errno in _FULL):
                         raise
                     calls.rename(at[move.source], at[move.target])
                 # The live one is replaced next: not before its other name is sure to outlast a power loss.
@@ -141,6 +142,7 @@ def _places(step: PutFile | TakeFile, base: Path) -> dict[Place, Path]:
 
 
 _FOLDER = "folder"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def _identity(path: Path) -> object | None:

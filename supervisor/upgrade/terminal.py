@@ -5,8 +5,9 @@ they work on the workspace directly.
 """
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -14,6 +15,7 @@ from typing import Literal, NoReturn
 import anyio
 import click
 import msgspec
+from anyio.abc import TaskStatus
 
 from mcpkeep.protocol.control import ControlError
 from mcpkeep.protocol.errors import ConfigError, McpkeepError
@@ -53,6 +55,14 @@ INTERRUPTED = 130
 OnConflict = Literal["keep", "take", "ask"]
 
 
+class _Ended(Exception):
+    """A signal ended the command; what it had begun is taken back."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class _Terminal:
     """What every command works with."""
 
@@ -67,12 +77,12 @@ class _Terminal:
         try:
             with self.screen.steps() as on_step:
                 asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
-                return anyio.run(partial(asking, on_holder=self._found))
+                return anyio.run(_unless_ended, partial(asking, on_holder=self._found))
         except UpgradeFailed as failed:
             return Refused(str(failed), failed.remediation, failed.details)
         except ControlError as error:
             return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, _Ended):
             self._tell_interrupted(question)
             raise
 
@@ -100,6 +110,28 @@ class _Terminal:
             )
 
 
+async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
+    """Its answer; SIGTERM and SIGHUP cancel it. Raises _Ended."""
+    ended: list[int] = []
+
+    async def listen(*, task_status: TaskStatus[None]) -> None:
+        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+        with anyio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            async for number in signals:
+                ended.append(number)
+                tasks.cancel_scope.cancel()
+
+    answer: UpgradeAnswer | None = None
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(listen)
+        answer = await ask()
+        tasks.cancel_scope.cancel()
+    if answer is None:
+        raise _Ended(ended[0])
+    return answer
+
+
 def main(command: str, words: Sequence[str]) -> int:
     """Do one command; the exit code."""
     try:
@@ -112,6 +144,9 @@ def main(command: str, words: Sequence[str]) -> int:
     except (McpkeepError, OSError) as error:
         sys.stderr.write(f"mcpkeep {command}: {error}\n")
         return USAGE if isinstance(error, ConfigError) else FAILED
+    except _Ended as ended:
+        sys.stderr.write(f"mcpkeep {command}: ended by {ended}\n")
+        return 128 + ended.number
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return DONE

@@ -1,15 +1,17 @@
 """Puts the parts of upgrades together for one installation, with a server that runs or without."""
 
+import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 
 from mcpkeep.actors.actor import ActorError
 from mcpkeep.actors.backup import BackupActor
@@ -201,14 +203,16 @@ async def running_upgrades(
         settings,
         notify=notify,
         mark_rolled_back=mark_rolled_back,
+        on_bug=_log_bug,
         recovered=recovered,
         probation=await anyio.to_thread.run_sync(records.probation),
     )
     async with anyio.create_task_group() as tasks:
-        await tasks.start(backups.run)
-        await tasks.start(installer.run)
-        await tasks.start(actor.run)
         try:
+            # Whatever cancels this: what is under way is taken back with their help.
+            await tasks.start(_shielded(backups.run))
+            await tasks.start(_shielded(installer.run))
+            await tasks.start(actor.run)
             yield actor
         finally:
             with anyio.CancelScope(shield=True):
@@ -217,6 +221,21 @@ async def running_upgrades(
                 backups.stop()
                 installer.stop()
             tasks.cancel_scope.cancel()
+
+
+def _shielded(run: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[None, None, None]]:
+    """The same, ended by nothing but its own end."""
+
+    async def shielded(*, task_status: TaskStatus[None]) -> None:
+        with anyio.CancelScope(shield=True):
+            await run(task_status=task_status)
+
+    return shielded
+
+
+def _log_bug(error: Exception) -> str:
+    logging.getLogger("mcpkeep").error("an upgrade failed by a bug", exc_info=error)
+    return "the log"
 
 
 def _now() -> datetime:

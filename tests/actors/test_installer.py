@@ -12,6 +12,7 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import (
     CancelInstall,
+    CheckRelease,
     GetInstallStatus,
     GetSnapshot,
     InstallCancelled,
@@ -21,6 +22,8 @@ from mcpkeep.protocol.upgrade.release import (
     PostInstallDone,
     Pruned,
     PruneReleases,
+    RebuildRelease,
+    ReleaseChecked,
     ReleaseMade,
     RunPostInstall,
     Snapshot,
@@ -43,6 +46,13 @@ class FakeReleases:
 
     async def make(self, order: MakeRelease, *, progress: Callable[[str], None]) -> ReleaseMade:
         raise NotImplementedError
+
+    async def rebuild(self, order: RebuildRelease, *, progress: Callable[[str], None]) -> ReleaseMade:
+        await self._work(f"rebuild {order.release_id} from {order.backup_id}", progress)
+        raise UpgradeFailed("no network", remediation="go online", details={"output": ["a", "b"]})
+
+    async def check(self, release_id: str) -> ReleaseChecked:
+        return ReleaseChecked(release_id, ("its venv is gone",))
 
     async def run_post_install(self, release_id: str, *, progress: Callable[[str], None]) -> PostInstallDone:
         await self._work(release_id, progress)
@@ -198,3 +208,16 @@ async def test_an_actor_that_is_stopped_takes_back_what_it_is_at() -> None:
 
     await with_actor(releases, work)
     assert releases.log == ["prune", "prune taken back"]
+
+
+async def test_a_release_is_rebuilt_with_its_steps_told_and_checked_without_any() -> None:
+    releases, steps = FakeReleases(), list[str]()
+
+    async def work(actor: InstallerActor) -> None:
+        rebuilt = await actor.ask(RebuildRelease("adopted", "2026-01-31-101500"), within=5)
+        assert rebuilt == InstallRefused("no network", "go online", ("a", "b"))
+        checked = await actor.ask(CheckRelease("adopted"), within=5)
+        assert checked == ReleaseChecked("adopted", ("its venv is gone",))
+
+    await with_actor(releases, work, steps)
+    assert steps == ["at rebuild adopted from 2026-01-31-101500"]

@@ -14,7 +14,8 @@ import anyio
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.protocol.workflow import session as rules
 from mcpkeep.protocol.workflow.session import Session
-from mcpkeep.supervisor.session_store import SessionFiles, ThreadedSessionStore
+from mcpkeep.supervisor.session_store import SessionFiles
+from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 
 WRITERS = 64
 

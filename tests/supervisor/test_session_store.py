@@ -1,6 +1,7 @@
 """The sessions' folder: what is found at start, who may write, what a failure or a cut leaves."""
 
 import errno
+import itertools
 import os
 import random
 import resource
@@ -579,6 +580,51 @@ def test_a_change_that_fails_at_any_call_changes_nothing_and_succeeds_when_repea
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failure_at_any_call_fails_one_session_of_several_or_all_of_them_and_tells_which(
+    tmp_path: Path, code: int
+) -> None:
+    told: set[tuple[bool, ...]] = set()
+    for n in itertools.count():
+        calls = Faults(fail_at=-1, code=code)
+        files, _ = opened(tmp_path / str(n), calls=calls)
+        files.save(begin(1))
+        files.save(begin(3))
+        before = {1: begin(1), 3: begin(3)}
+        wanted = {1: step(begin(1)), 2: begin(2), 3: step(begin(3))}
+        calls.fail_at, calls.made = n, 0
+        outcomes = dict(zip(wanted, files.save_all(list(wanted.values())), strict=True))
+        saved = {m: wanted[m] for m, outcome in outcomes.items() if not isinstance(outcome, Exception)}
+        assert {m: outcomes[m] for m in saved} == {m: store(session) for m, session in saved.items()}
+        assert found(tmp_path / str(n)) == {sid(m): session for m, session in {**before, **saved}.items()}
+        told.add(tuple(isinstance(outcome, StorageFailed) for outcome in outcomes.values()))
+        calls.fail_at = -1
+        again = files.save_all(list(wanted.values()))
+        assert again == [store(session) for session in wanted.values()]
+        assert found(tmp_path / str(n)) == {sid(m): session for m, session in wanted.items()}
+        if not calls.failed:
+            break
+        files.close()
+    alone = {tuple(m == failed for m in wanted) for failed in wanted}
+    assert told == {*alone, (True, True, True), (False, False, False)}
+
+
+def test_several_sessions_share_one_sync_of_the_folder_and_one_that_was_edited_holds_no_other_up(
+    folder: Path,
+) -> None:
+    recorder = Recorder(folder.parent.parent)
+    files, _ = opened(folder, calls=recorder)
+    files.save(begin(1))
+    edited = folder / f"{sid(1)}.json"
+    edited.write_bytes(encode_snapshot(begin(1, "edited.py")))
+    recorder.calls.clear()
+    first, *others = files.save_all([step(begin(1)), begin(2), begin(3)])
+    assert isinstance(first, Overtaken)
+    assert others == [store(begin(2)), store(begin(3))]
+    assert recorder.calls.count("fsync_folder") == 1
+    assert found(folder) == {sid(1): begin(1, "edited.py"), sid(2): begin(2), sid(3): begin(3)}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_becoming_the_writer_fails_at_any_call_and_loses_nothing(
     tmp_path: Path, older: Path, code: int
 ) -> None:
@@ -691,6 +737,22 @@ def test_no_power_loss_takes_what_was_acknowledged_to_several_writers_at_once(tm
     for thread in threads:
         thread.join()
     assert losses(recorder, tmp_path / "cut") == []
+
+
+@pytest.mark.parametrize("without", [None, "fsync", "fsync_folder", "rename"])
+def test_no_power_loss_takes_what_was_acknowledged_to_sessions_that_were_saved_together(
+    tmp_path: Path, without: str | None
+) -> None:
+    """And with a call left out, it shows."""
+    recorder = Recorder(tmp_path / "real", frozenset({without} if without else ()))
+    files, _ = opened(tmp_path / "real" / "state" / "workflows", calls=recorder)
+    for sessions in ([begin(1), begin(2)], [step(begin(1)), step(begin(2)), begin(3)]):
+        for session in sessions:
+            recorder.mark(("will", session.session_id, session.revision))
+        files.save_all(sessions)
+        for session in sessions:
+            recorder.mark(("did", session.session_id, session.revision))
+    assert bool(losses(recorder, tmp_path / "cut")) == bool(without)
 
 
 # Killed

@@ -10,10 +10,13 @@ from mcpkeep.protocol.upgrade.record_texts import (
     append_entry,
     log_entry,
     put_section,
+    rollback_entry,
+    rollback_section,
     summary_section,
     version_text,
 )
 from mcpkeep.protocol.upgrade.report import FileChanges, UpgradeReport, VersionFacts
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 NOW = datetime(2026, 1, 31, 10, 15, 5, tzinfo=UTC)
 
@@ -108,6 +111,32 @@ def test_the_summary_names_the_newest_upgrade_in_its_own_place() -> None:
     edited = f"Our own words.\n\n{first}\nMore of ours.\n"
     second = put_section(edited, section("1.3.0"))
     assert second == edited.replace("1.2.0", "1.3.0")
+
+
+def test_a_rollback_has_its_entry_and_takes_the_sections_place() -> None:
+    report = RollbackReport(
+        session_id="rollback-1",
+        by="SIGUSR1",
+        from_release="2026-e8b70c7",
+        to_release="adopted",
+        to_version="1.1.0",
+        started_at=NOW,
+        ended_at=NOW,
+        restored=("a.md", "b.md"),
+        merged=("c.md",),
+    )
+    assert rollback_entry(report) == (
+        "=== Rollback to 1.1.0 - 2026-01-31 10:15:05 ===\nRestored files: 2\nMerged files: 1\nKept files: 0\n"
+    )
+    assert rollback_section(report) == (
+        "## Installed by mcpkeep\n\n"
+        "- version: `1.1.0`\n"
+        "- release: `adopted`\n"
+        "- rolled back: 2026-01-31T10:15:05Z, by SIGUSR1\n"
+        "- before: release `2026-e8b70c7`\n"
+        "- files: 2 restored, 1 merged, 0 kept\n"
+        "- how to go forward again: `mcpkeep rollback`, or `mcpkeep upgrade`\n"
+    )
 
 
 def test_a_half_marked_section_takes_nothing_of_the_users_with_it() -> None:

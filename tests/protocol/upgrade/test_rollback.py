@@ -4,9 +4,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeRecord
+from mcpkeep.protocol.upgrade.backup import BackupInfo
+from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeOrder, ChangeRecord
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.rollback import Return, Span, WayBack, decide_return, find_way_back, touched
+from mcpkeep.protocol.upgrade.rollback import (
+    Return,
+    Span,
+    Target,
+    WayBack,
+    decide_return,
+    find_way_back,
+    order_restored,
+    resolve_target,
+    touched,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +87,65 @@ def test_changes_join_where_nobody_edited_in_between_and_stay_apart_where_somebo
         "f": (Span("f3", "2", "f1", "1"),),
         "g": (Span("g3", "2", "edited", "2"), Span("g2", "1", None, "1")),
     }
+
+
+def backup(backup_id: str, release: str | None, *, complete: bool = True) -> BackupInfo:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return BackupInfo(backup_id, at, "s", release, 1, 1, complete)
+
+
+OTHER = backup("other", "a")
+
+
+@pytest.mark.parametrize(
+    ("records", "to", "target"),
+    [
+        ((ONE, TWO), None, Target(None, "b", "backup-2")),
+        ((ONE, TWO), "a", Target("a", "a", "backup-1")),
+        ((ONE, TWO), "backup-1", Target("backup-1", "a", "backup-1")),
+        ((ONE, TWO), "other", Target("a", "a", "other")),
+        ((ONE, TWO, BACK), None, Target(None, "c", "backup-3")),
+    ],
+)
+def test_a_target_is_a_release_or_a_backup_of_one_that_the_changes_lead_to(
+    records: tuple[ChangeRecord, ...], to: str | None, target: Target
+) -> None:
+    assert resolve_target(records, (OTHER, backup("torn", "a", complete=False)), to) == target
+
+
+@pytest.mark.parametrize(
+    ("records", "to", "told"),
+    [
+        ((), None, "there is nothing to go back to"),
+        ((), "other", "there is nothing to go back to"),
+        ((ONE, TWO), "nowhere", "there is no way back to 'nowhere'"),
+        ((ONE, TWO), "torn", "there is no way back to 'torn'"),
+        ((ONE, TWO), "nameless", "there is no way back to 'nameless'"),
+        ((ONE, TWO, BACK), "b", "release 'b' is the current one already"),
+        ((change("1", None, "a"),), None, "was never made a release"),
+    ],
+)
+def test_where_there_is_no_way_it_is_refused_with_what_to_do(
+    records: tuple[ChangeRecord, ...], to: str | None, told: str
+) -> None:
+    backups = (OTHER, backup("torn", "a", complete=False), backup("nameless", None))
+    with pytest.raises(UpgradeFailed, match=told) as refused:
+        resolve_target(records, backups, to)
+    assert refused.value.remediation
+
+
+def test_after_folders_were_restored_links_index_and_what_is_in_the_way_are_switched() -> None:
+    order = order_restored("r", "b", "a", left={"z.md": "2", "y.md": "1"}, undoes=["1"])
+    assert order == ChangeOrder(
+        session_id="r",
+        kind="rollback",
+        from_release="b",
+        to_release="a",
+        staged_root=".mcpkeep/staging/r/.praxis-os",
+        written=(),
+        removed=("y.md", "z.md"),
+        expected={"y.md": "1", "z.md": "2"},
+        swap_index=True,
+        undoes=("1",),
+    )
+    assert not order_restored("r", "a", "a", left={}, undoes=()).swap_index

@@ -95,3 +95,9 @@ def test_a_lock_or_staging_that_was_left_is_pending(layout: Layout, left: str) -
     assert not anything_pending(str(layout.workspace))
     (layout.base / left).mkdir(parents=True)
     assert anything_pending(str(layout.workspace))
+
+
+def test_a_lock_from_before_the_first_journal_is_pending(tmp_path: Path) -> None:
+    (tmp_path / ".praxis-os").mkdir()
+    (tmp_path / ".praxis-os" / ".upgrade-lock").touch()
+    assert anything_pending(str(tmp_path))
