@@ -1,5 +1,6 @@
 """Phases 3 and 4 of an upgrade: prove the new server, commit, switch; then validate the live one."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 
@@ -46,6 +47,7 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     order = await _order(context, prepared, merged, proof)
     raced = await commit(world, order, freeze=context.settings.freeze, step=context.step)
     at = world.now()
+    tools: Mapping[str, str] = {}
     with anyio.CancelScope(shield=True):  # a commit that was made is not left without its record
         tools = await world.live.tools()
     lost = sorted(proof.tools.keys() - tools.keys())

@@ -82,6 +82,10 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
     return evidence, source
 
 
+def _quiet(_step: str) -> None:
+    return
+
+
 def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase0Evidence:
     return Phase0Evidence(
         source_path=source.path,
@@ -99,7 +103,7 @@ def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase
 async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     """Phase 1: backup, verified; the release of what is there; the new release with its venv."""
     world, session_id = context.world, context.session_id
-    _, source = await check(context._replace(step=lambda _: None))
+    _, source = await check(context._replace(step=_quiet))
     context.step("recording the running version as a release")
     former = (await _install(context, AdoptRelease(session_id))).release
     if world.live.serving and world.live.release != former.release_id:

@@ -1,9 +1,9 @@
 """The way back: the switch of an upgrade the other way round, journalled like it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -21,6 +21,8 @@ from mcpkeep.protocol.upgrade.request import RolledBack
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
 
 __all__ = ["RollbackFailed", "roll_back"]
+
+T = TypeVar("T")
 
 
 class RollbackFailed(UpgradeFailed):
@@ -55,17 +57,20 @@ async def roll_back(
             await world.lock.acquire(session_id)
         try:
             outcome = await _change(world, session_id, to, by, times)
-            with anyio.CancelScope(shield=True):
-                answer = await _record(world, session_id, outcome, by, began, times)
+            return await _shielded(_record(world, session_id, outcome, by, began, times))
         finally:
             if of_session is None:
                 with anyio.CancelScope(shield=True):
                     await world.lock.release()
     except UpgradeFailed as error:
-        with anyio.CancelScope(shield=True):
-            failed = await _failed(world, session_id, by, began, times, error)
-        raise failed from error
-    return answer
+        raise await _shielded(_failed(world, session_id, by, began, times, error)) from error
+
+
+async def _shielded(work: Awaitable[T]) -> T:
+    done: list[T] = []
+    with anyio.CancelScope(shield=True):
+        done.append(await work)
+    return done[0]
 
 
 async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str, step: Progress) -> _Outcome:

@@ -164,7 +164,7 @@ class FakeWorld:
             now=lambda: self.time,
             clock=lambda: (self.time - NOW).total_seconds(),
             new_id=self._new_id,
-            scratch=lambda session_id: f"/staging/{session_id}/code",
+            scratch="/staging/{}/code".format,
         )
 
     def _new_id(self) -> str:

@@ -186,7 +186,7 @@ async def test_undecided_conflicts_leave_the_session_active_and_the_same_call_go
         again = await stage.complete(2)
         assert again["conflicts"] == waits["conflicts"]
         decided = await stage.ask(
-            ResolveConflicts("plan-1", {CONFLICT: Choice.KEEP}, by="me"), lambda *_: None
+            ResolveConflicts("plan-1", {CONFLICT: Choice.KEEP}, by="me"), lambda _session, _step: None
         )
         assert isinstance(decided, Resolved)
         assert (await stage.complete(2))["status"] == "success"

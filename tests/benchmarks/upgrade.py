@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +76,7 @@ class Stream:
                 raise TimeoutError(f"the server is still {self.pid}")
 
     @contextmanager
-    def flowing(self) -> Iterator[None]:
+    def flowing(self) -> Generator[None]:
         """Call at a steady pace meanwhile; until all are answered."""
         self._ending.clear()
         ticker = threading.Thread(target=self._tick, daemon=True)
@@ -227,11 +227,11 @@ def _upgrade(world: World, delays: dict[str, list[float]]) -> Iterator[tuple[str
             total += seconds
             yield f"phase {number}, {PHASES[number]}", seconds
         yield "all six", total
-        stream.wait_for_server(lambda pid: pid != old)
+        stream.wait_for_server(old.__ne__)
         new = stream.pid
         begun = perf_counter()
         os.kill(int((world.base / ".mcpkeep" / "pid").read_text()), signal.SIGUSR1)
-        stream.wait_for_server(lambda pid: pid != new)
+        stream.wait_for_server(new.__ne__)
         yield "SIGUSR1 until the old version answers", perf_counter() - begun
     stream.close()
     for tool, each in stream.delays.items():

@@ -15,7 +15,14 @@ import pytest
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.post_install import PostInstall
-from mcpkeep.protocol.upgrade.release import MakeRelease, Pruned, ReleaseMade, Snapshot, release_id_of
+from mcpkeep.protocol.upgrade.release import (
+    MakeRelease,
+    Pruned,
+    RebuildRelease,
+    ReleaseMade,
+    Snapshot,
+    release_id_of,
+)
 from mcpkeep.protocol.upgrade.requirements import PythonFacts
 from mcpkeep.supervisor.durable import OsCalls
 from mcpkeep.supervisor.upgrade import release_store
@@ -259,14 +266,11 @@ def test_a_release_is_rebuilt_from_a_backup_with_the_versions_of_its_snapshot(
 ) -> None:
     layout = world.installation(tmp_path / "w", installed=("alpha==2.0",))
     adopt(world.installer(layout))
-    write_code(tmp_path / "backup", "alpha>=1\n", version="0")
+    backup = layout.backups / "2026-01-30-101500"
+    write_code(backup, "alpha>=1\n", version="0")
+    (backup / "requirements-snapshot.txt").write_text("alpha==1.0\nbeta==1.0\n")
     made = world.installer(layout).rebuild(
-        "2026-01-30-rebuilt",
-        tmp_path / "backup",
-        snapshot="alpha==1.0\nbeta==1.0\n",
-        version="0",
-        stopper=Stopper(),
-        progress=nothing,
+        RebuildRelease("2026-01-30-rebuilt", backup.name), stopper=Stopper(), progress=nothing
     )
     assert installed_in(world, layout, made.release.release_id) == "alpha==1.0\nbeta==1.0\n"
     assert check_release(layout, made.release.release_id, environ=world.environ) == ()
