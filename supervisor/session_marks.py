@@ -13,7 +13,10 @@ from mcpkeep.supervisor.session_store import SessionFiles
 from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 from mcpkeep.supervisor.workflow_parts import sessions_folder
 
-__all__ = ["mark_rolled_back", "mark_session_rolled_back"]
+__all__ = ["GONE_BACK", "mark_rolled_back", "mark_session_rolled_back"]
+
+GONE_BACK = "it was interrupted, and rolled back at the next start"
+"""What a session is told whose upgrade recovery took back."""
 
 _log = logging.getLogger("mcpkeep")
 

@@ -40,6 +40,7 @@ from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, SmokeTest
 from mcpkeep.protocol.upgrade.release import (
     AdoptRelease,
     CancelInstall,
+    CheckRelease,
     GetSnapshot,
     InstallCancelled,
     InstallerMessage,
@@ -49,10 +50,12 @@ from mcpkeep.protocol.upgrade.release import (
     Pruned,
     PruneReleases,
     Release,
+    ReleaseChecked,
     ReleaseMade,
     RunPostInstall,
     Snapshot,
 )
+from mcpkeep.protocol.upgrade.rollback import order_restored
 
 __all__ = ["CONFLICT", "NEW", "NOW", "OLD", "FakeWorld", "broken", "proof_of"]
 
@@ -206,6 +209,9 @@ class FakeWorld:
                     _release(message.release_id, message.version), venv_shared=False, packages=2
                 )
                 return self.install_refusal or made
+            case CheckRelease():
+                await self.point("installer.check")
+                return ReleaseChecked(message.release_id, ())
             case RunPostInstall():
                 await self.point("installer.post_install")
                 return PostInstallDone(())
@@ -273,6 +279,10 @@ class _Contents(_Part):
     async def diffs(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str]:
         await self._w.point("contents.diffs")
         return dict.fromkeys(paths, "-a\n+b\n")
+
+    async def compare(self, plan: Plan, release_id: str) -> tuple[str, ...]:
+        await self._w.point("contents.compare")
+        return ()
 
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         await self._w.point("contents.stale")
@@ -412,8 +422,20 @@ class _Changes(_Part):
             removed=(),
             expected={},
             swap_index=True,
+            undoes=(last.session_id,),
         )
-        return RollbackPlan(order, ("a.md",), (), (), {}, (last.session_id,))
+        return RollbackPlan(order, ("a.md",), (), (), {})
+
+    async def plan_restored(
+        self, session_id: str, release_id: str, carried_over: Sequence[str]
+    ) -> ChangeOrder:
+        await self._w.point("changes.plan_restored")
+        undoes = [record.session_id for record in self._w.changes_]
+        return order_restored(session_id, self._w.installed, release_id, left={}, undoes=undoes)
+
+    async def forget(self) -> None:
+        await self._w.point("changes.forget")
+        self._w.changes_.clear()
 
     async def damaged(self) -> tuple[str, ...]:
         return ()

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import anyio.to_thread
 
 from mcpkeep.protocol.config import resolve
-from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.request import LOOKS, MakePlan, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.config import find_config, read_config
 from mcpkeep.supervisor.orphans import Watcher
-from mcpkeep.supervisor.session_marks import mark_session_rolled_back
+from mcpkeep.supervisor.session_marks import GONE_BACK, mark_session_rolled_back
 from mcpkeep.supervisor.upgrade.direct import DirectServer
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.world import (
@@ -34,14 +34,21 @@ async def answer_alone(
     path, _ = find_config(str(layout.workspace))
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
     parts = make_parts(layout)
+    mark = mark_rolled_back or mark_session_rolled_back(layout.workspace)
     said: tuple[str, ...] = ()
-    if not isinstance(question, LOOKS):
-        said = (await anyio.to_thread.run_sync(recover_installation, parts)).said
+    # A plan that an upgrade follows is made of what will stand there.
+    leads_on = isinstance(question, MakePlan) and not question.options.dry_run
+    if leads_on or not isinstance(question, LOOKS):
+        recovered = await anyio.to_thread.run_sync(recover_installation, parts)
+        said = recovered.said
         for sentence in said:
             on_step("", sentence)
+        for session_id in recovered.gone_back:
+            await mark(session_id, GONE_BACK)
     run_id = secrets.token_hex(16)
     watcher = Watcher(run_id)
     try:
+        await anyio.to_thread.run_sync(watcher.ready)
         async with (
             DirectServer(layout, run_id=run_id) as live,
             running_upgrades(
@@ -52,7 +59,7 @@ async def answer_alone(
                 recovered=said,
                 notify=lambda notify: on_step("", notify.text),
                 heard=lambda line: None,
-                mark_rolled_back=mark_rolled_back or mark_session_rolled_back(layout.workspace),
+                mark_rolled_back=mark,
             ) as upgrade,
         ):
             return await ask_upgrade(upgrade, question, on_step)

@@ -43,6 +43,8 @@ class Recovered(msgspec.Struct, frozen=True):
     """Sessions led by an agent that go on; the lock is held for one whose phase 1 is done."""
     ended: Mapping[str, Outcome] = {}
     """Sessions that ended here."""
+    gone_back: tuple[str, ...] = ()
+    """Upgrades whose changes were taken back: the sessions that led them are to say so."""
     failed: bool = False
     """Something could not be put right, as `said` tells; the lock stays held, so that nobody builds on it."""
 
@@ -86,6 +88,7 @@ class _Recovery:
         self._said: list[str] = []
         self._resumed: list[str] = []
         self._ended: dict[str, Outcome] = {}
+        self._gone_back: list[str] = []
         self._damaged: list[str] = []
         self._keep_lock = False
         self._failed = False
@@ -120,7 +123,8 @@ class _Recovery:
                     self._lock.let_go()
             except (UpgradeFailed, OSError) as e:
                 self._said.append(f"what an upgrade left could not be tidied up: {e}")
-        return Recovered(tuple(self._said), tuple(self._resumed), self._ended, self._failed)
+        back = tuple(dict.fromkeys(self._gone_back))
+        return Recovered(tuple(self._said), tuple(self._resumed), self._ended, back, self._failed)
 
     def _open(self) -> list[JournalState]:
         """The journals that have not ended, oldest first."""
@@ -239,6 +243,7 @@ class _Recovery:
 
     def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
         if order is not None:
+            self._gone_back += order.undoes
             exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
         if whole:
             self._changes.forget()
@@ -251,6 +256,8 @@ class _Recovery:
         self._changes.discard(session_id)
         self._journals.append(session_id, Ended(outcome, self._now(), said))
         self._ended[session_id] = outcome
+        if outcome == "rolled_back":
+            self._gone_back.append(session_id)
         self._say(said, stayed)
 
     def _line(self, state: JournalState, outcome: Outcome, said: str) -> Mapping[str, object]:

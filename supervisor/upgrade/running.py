@@ -88,6 +88,7 @@ class Upgrades:
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._hold)
+                self._tasks.start_soon(self._mark_gone_back)
                 await self._needed.wait()
                 await anyio.to_thread.run_sync(_import_world)
                 async with self._parts() as self._actor:
@@ -211,6 +212,14 @@ class Upgrades:
         with suppress(OSError):
             text = f"after the client had left: {tell_question(question)} {outcome}"
             (self._layout.own / _NEWS).write_text(text, encoding="utf-8")
+
+    async def _mark_gone_back(self) -> None:
+        if self._started is None or not self._started.gone_back:
+            return
+        from mcpkeep.supervisor.session_marks import GONE_BACK
+
+        for session_id in self._started.gone_back:
+            await self._mark(session_id, GONE_BACK)
 
     def _tell_news(self) -> None:
         path = self._layout.own / _NEWS

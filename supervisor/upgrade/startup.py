@@ -21,6 +21,8 @@ class Started(NamedTuple):
     parts: UpgradeParts
     said: tuple[str, ...]
     """In sentences, for the log, the client and the status."""
+    gone_back: tuple[str, ...] = ()
+    """Sessions whose upgrades were taken back."""
 
 
 def make_ready(workspace: str, *, pending: bool, edited: bool) -> Started | None:
@@ -36,7 +38,7 @@ def make_ready(workspace: str, *, pending: bool, edited: bool) -> Started | None
     said = list(recovered.said)
     if edited and parts.lock.owner() is None:
         said.append(_adopt(layout))
-    return Started(parts, tuple(said))
+    return Started(parts, tuple(said), recovered.gone_back)
 
 
 def _adopt(layout: Layout) -> str:

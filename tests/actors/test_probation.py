@@ -49,6 +49,9 @@ class World:
     async def mark(self, session_id: str, reason: str) -> None:
         self.asked.append(f"{session_id}: {reason}")
 
+    def bug(self, error: Exception) -> str:
+        raise error
+
     async def save_probation(self, probation: Probation | None) -> None:
         self.saved.append(probation)
 
@@ -109,7 +112,12 @@ async def with_actor(
         scratch=str,
     )
     actor = UpgradeActor(
-        parts, UpgradeSettings(), notify=world.notify, mark_rolled_back=world.mark, probation=probation
+        parts,
+        UpgradeSettings(),
+        notify=world.notify,
+        mark_rolled_back=world.mark,
+        on_bug=world.bug,
+        probation=probation,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(actor.run)

@@ -116,3 +116,14 @@ def test_killed_again_at_any_call_of_the_recovery_it_comes_to_the_same(
                 break
         assert not world.recover().failed
         assert_settled(world)
+
+
+def test_a_rollback_that_the_next_start_finishes_names_the_upgrade_that_it_took_back(tmp_path: Path) -> None:
+    world = upgraded(tmp_path)
+    world.lock.take("s-2")
+    world.begin("s-2", kind="rollback")
+    order = plan_rollback(world.changes, "s-2", None, calls=world.calls).order
+    world.changes.prepare(order)
+    world.changes.swap_first(order)
+    done = world.again().recover()
+    assert (done.ended, done.gone_back) == ({"s-2": "completed"}, (SESSION,))

@@ -24,10 +24,10 @@ class Calls(Faults):
         self.can_exchange = exchange
         self.was_absent = False
 
-    def exchange(self, a: Path, b: Path) -> None:
+    def exchange(self, one: Path, other: Path) -> None:
         if not self.can_exchange:
             raise OSError(errno.ENOSYS, "not here")
-        super().exchange(a, b)
+        super().exchange(one, other)
 
     def fsync_folder(self, path: Path) -> None:
         self.was_absent |= not self.older.is_dir()
