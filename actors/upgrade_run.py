@@ -79,7 +79,7 @@ class UpgradeRun:
     ) -> Plan:
         """The plan, before anything changes. `decide` puts on record what was decided of it.
 
-        Raises Undecided where a conflict is open, UpgradeFailed where the plan is not `plan_id` any more, or a
+        Raises Undecided where a conflict is open, UpgradeFailed where the plan is not `plan_id` any more or a
         check of phase 0 fails.
         """
         self.context.step("making sure that the plan still holds")

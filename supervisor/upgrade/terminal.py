@@ -76,15 +76,19 @@ class _Terminal:
         self._holder = None
         try:
             with self.screen.steps() as on_step:
-                asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
-                return anyio.run(_unless_ended, partial(asking, on_holder=self._found))
+                return anyio.run(_unless_ended, partial(self._ask, question, on_step))
+        except (KeyboardInterrupt, _Ended):
+            self._tell_interrupted(question)
+            raise
+
+    async def _ask(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
+        """The answer, also where it is a failure: a task group would wrap that."""
+        try:
+            return await ask_workspace(self.workspace, question, on_step=on_step, on_holder=self._found)
         except UpgradeFailed as failed:
             return Refused(str(failed), failed.remediation, failed.details)
         except ControlError as error:
             return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
-        except (KeyboardInterrupt, _Ended):
-            self._tell_interrupted(question)
-            raise
 
     def finish(self, answer: UpgradeAnswer) -> NoReturn:
         """Show the answer, and leave with its exit code."""
