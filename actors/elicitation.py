@@ -1,4 +1,4 @@
-"""Asks the user behind the client to decide conflicts, where the client can ask its user (MCP elicitation)."""
+"""Asks the user behind the client to decide conflicts, where the client can ask (MCP elicitation)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

@@ -45,7 +45,7 @@ class AskUser(Protocol):
     """Asks the user behind the client."""
 
     async def decide(self, conflicts: Mapping[str, str]) -> Mapping[str, Choice] | None:
-        """A choice for each path, whose diff is given; None where the client cannot ask, or the user will not."""
+        """A choice for each path, whose diff is given; None where the client cannot or the user will not."""
         ...
 
 

@@ -141,9 +141,19 @@ class RelayActor:
         self._client = wire
 
     def client_data(self, data: bytes) -> None:
-        frames, now = self._client_lines.feed(data), self._clock()
-        lane = self._relay.lane
-        if passed := lane.calls(frames, now):
+        frames, lane = self._client_lines.feed(data), self._relay.lane
+        if len(frames) == 1:
+            if (head := lane.plain_call(frame := frames[0])) is not None and isinstance(frame, bytes):
+                assert lane.link is not None  # it has let it pass
+                # Written first: the child need not wait for the rest.
+                keeps_up = self._peers[lane.link.generation].wire.write(frame)
+                lane.note_call(frame, head, self._clock())
+                if not keeps_up or self._armed is None:
+                    self._flush()
+                    self._balance()
+                return
+            now = self._clock()
+        elif passed := lane.calls(frames, now := self._clock()):
             assert lane.link is not None  # it has let them pass
             wire = self._peers[lane.link.generation].wire
             keeps_up = wire.write(passed[0] if len(passed) == 1 else b"".join(passed))
@@ -185,9 +195,18 @@ class RelayActor:
             if peer.early_size > HIGH_WATER:
                 peer.wire.pause_reading()
             return
-        now = self._clock()
-        if (passed := self._relay.lane.answers(generation, frames, now)) and self._client is not None:
-            if not self._client.write(passed[0] if len(passed) == 1 else b"".join(passed)):
+        lane, client = self._relay.lane, self._client
+        if len(frames) == 1:
+            call = lane.plain_answer(generation, frame := frames[0])
+            if call is not None and client is not None and isinstance(frame, bytes):
+                keeps_up = client.write(frame)
+                lane.note_answer(call, self._clock())
+                if not keeps_up:
+                    self._balance()
+                return
+            now = self._clock()
+        elif (passed := lane.answers(generation, frames, now := self._clock())) and client is not None:
+            if not client.write(passed[0] if len(passed) == 1 else b"".join(passed)):
                 self._balance()
             if len(passed) == len(frames):
                 return

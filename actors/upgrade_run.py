@@ -77,8 +77,10 @@ class UpgradeRun:
     async def require_decided(
         self, plan_id: str | None, *, decide: Callable[[Plan], Awaitable[None]]
     ) -> Plan:
-        """The plan, before anything changes. Raises Undecided where a conflict is open, UpgradeFailed where the plan
-        is not `plan_id` any more, or a check of phase 0 fails. `decide` puts on record what was decided.
+        """The plan, before anything changes. `decide` puts on record what was decided of it.
+
+        Raises Undecided where a conflict is open, UpgradeFailed where the plan is not `plan_id` any more, or a
+        check of phase 0 fails.
         """
         self.context.step("making sure that the plan still holds")
         _, source = await check(self.context._replace(step=_quiet))

@@ -1,5 +1,6 @@
 """The command `mcpkeep`: a table of subcommands, each imported only when it is asked for."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
     if "-h" in options_given or "--help" in options_given:
         sys.stdout.write(_run_help())
         return 0
+    gc.disable()  # what is imported stays; the tree turns it on again
     from mcpkeep.supervisor.options import gather_options
 
     try:

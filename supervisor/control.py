@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import anyio
 import anyio.from_thread
@@ -148,7 +148,7 @@ async def ask_holder(
         raise ControlError(f"{str(path)!r} belongs to another user; ask as that one, or remove it")
     with anyio.fail_after(CONNECT_LIMIT):
         stream = await anyio.connect_unix(path)
-    frames = Frames(msgspec.msgpack.Decoder(FromServer))
+    frames: Frames[FromServer] = Frames(msgspec.msgpack.Decoder(FromServer))
     async with stream:
         with suppress(anyio.BrokenResourceError):  # what it refused it for is to be read
             await stream.send(encode_frame(Ask(question)))
@@ -167,6 +167,8 @@ async def ask_holder(
                         return frame.answer
                     case NotAnswered():
                         raise ControlError(frame.reason)
+                    case _:
+                        assert_never(frame)
 
 
 async def _answer_one(stream: SocketStream, answering: Answering) -> None:
@@ -187,6 +189,7 @@ async def _answer_one(stream: SocketStream, answering: Answering) -> None:
         async for stepped in receive:
             await _send(stream, encode_frame(stepped))
 
+    reply = b""
     with receive:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tell)

@@ -1,6 +1,6 @@
 """No orphans: the watcher that outlives mcpkeep by milliseconds, and the end of a child's whole tree.
 
-Light to import: the watcher is started right after the first child, before mcpkeep's other imports.
+Light to import: the watcher is started right after the first child, beside mcpkeep's other imports.
 """
 
 import os
@@ -26,17 +26,13 @@ REPLACE_PAUSE = 0.1
 class Watcher:
     """A small process in a session of its own that ends the run's processes when mcpkeep is gone.
 
-    From the moment the constructor returns, no end of mcpkeep, SIGKILL included, leaves a process that
-    carries the run's id. The pipe's end is the signal: nothing but mcpkeep's own end, or close(), gives it.
-    One that is killed itself is replaced.
+    From the moment `ready` returns, no end of mcpkeep, SIGKILL included, leaves a process that carries the
+    run's id. The pipe's end is the signal: nothing but mcpkeep's own end, or close(), gives it. One that is
+    killed itself is replaced.
     """
 
     def __init__(self, run_id: str) -> None:
-        """Start it.
-
-        Raises:
-            OSError: no process or no pipe could be had.
-        """
+        """Begin to start it, in a thread: for the 6 ms that it takes to be executed, others need not wait."""
         # An outer mcpkeep that ends must not kill this watcher before the inner mcpkeep's children are ended.
         env = {
             name: value
@@ -53,8 +49,27 @@ class Watcher:
         self._command, self._env = command, env
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._process, self._write_end = self._start()
+        self._begun = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._write_end = -1
+        self._error: OSError | None = None
         threading.Thread(target=self._keep, name="watcher", daemon=True).start()
+
+    def ready(self) -> None:
+        """Wait until it runs.
+
+        Raises:
+            OSError: no process or no pipe could be had.
+        """
+        self._begun.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def pid(self) -> int:
+        """Its process, once it is ready."""
+        assert self._process is not None, "not ready"
+        return self._process.pid
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         read_end, write_end = os.pipe()
@@ -76,7 +91,14 @@ class Watcher:
         return process, write_end
 
     def _keep(self) -> None:
-        """Start another in the place of one that was killed, by a person or for want of memory."""
+        """Start it, and another in the place of one that was killed, by a person or for want of memory."""
+        try:
+            self._process, self._write_end = self._start()
+        except OSError as error:
+            self._error = error
+            return
+        finally:
+            self._begun.set()
         while True:
             self._process.wait()
             # Not in a tight loop, should each end at once.
@@ -88,12 +110,14 @@ class Watcher:
                     self._process, self._write_end = self._start()
                     os.close(former)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def close(self) -> None:
-        """End the run's processes now, and wait until that is done; not needed before mcpkeep's own end."""
+        """End the run's processes now, and wait until that is done; not needed before mcpkeep's own end.
+
+        Where it could not be started, nothing is done.
+        """
+        self._begun.wait()
+        if self._process is None:
+            return
         with self._lock:
             if not self._closed.is_set():
                 self._closed.set()

@@ -1,6 +1,5 @@
 """`mcpkeep run` up to its first child: that is spawned before anything slow is imported."""
 
-import gc
 import os
 import signal
 import sys
@@ -18,6 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which one thread keeps the interpreter from another: the relay from one that imports or hashes,
+where Python's own 5 ms add up to a quarter of a second per call, and the watcher's start from our imports.
+"""
+
 
 def run(options: "RunOptions") -> int:
     """Serve the client on stdin and stdout until it ends; the exit code.
@@ -25,7 +29,7 @@ def run(options: "RunOptions") -> int:
     Nothing but JSON-RPC goes to stdout from here on, whoever prints.
     """
     sys.stdout = sys.stderr
-    gc.disable()  # what is imported stays; the tree turns it on again
+    sys.setswitchinterval(SWITCH_INTERVAL)
     asked: list[int] = []
     _take_signals(asked.append)  # to leave without the watcher would leave the child
     _mend_inheritance()
@@ -41,6 +45,7 @@ def run(options: "RunOptions") -> int:
             return 128 + asked[0]
         from mcpkeep.supervisor.tree import serve
 
+        watcher.ready()
         return serve(options, run_id, first)
     except KeyboardInterrupt:  # after the tree has given the signals back
         return 128 + signal.SIGINT
@@ -61,6 +66,7 @@ def _take_signals(ending: Callable[[int], None]) -> None:
 
 
 def _leave(number: int) -> None:
+    _take_signals(lambda number: None)  # another one must not break off the wait for the watcher
     raise SystemExit(128 + number)
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
@@ -47,11 +46,6 @@ FINISH_LIMIT = 1.0
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
 
-SWITCH_INTERVAL = 0.0005
-"""Seconds for which a worker thread keeps the interpreter from the relay; Python's own 5 ms add up to a
-quarter of a second per call while one imports or hashes.
-"""
-
 _log = logging.getLogger("mcpkeep")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -64,7 +58,6 @@ def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
     )
     for warning in options.warnings:
         _log.warning(warning)
-    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
     except Exception:

@@ -6,6 +6,7 @@ Counted are all calls that change the disk durably, each record of a journal amo
 The trace has a line for each: what it was, and from where it was done.
 """
 
+import inspect
 import os
 import signal
 import subprocess
@@ -59,13 +60,13 @@ class Doom:
 
 def place_of() -> str:
     """The frames of mcpkeep that are at work, innermost first."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     names: list[str] = []
     while frame is not None and len(names) < _DEPTH:
         name = frame.f_globals.get("__name__", "")
         if name.startswith("mcpkeep.") and not name.endswith(".durable"):
             names.append(f"{name.rsplit('.', 1)[-1]}.{frame.f_code.co_name}")
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "<".join(names)
 
 

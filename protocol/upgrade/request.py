@@ -260,7 +260,7 @@ class RunUpgrade(
     by: str
     plan_id: str | None = None
     """Go on only if the plan is still this one."""
-    decisions: Choices = {}
+    decisions: Choices = msgspec.field(default_factory=dict[str, "Choice | MergedText"])
     """Of its conflicts, by the user."""
 
 

@@ -55,7 +55,7 @@ class RollbackReport(msgspec.Struct, frozen=True, kw_only=True):
     merged: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     kept_aside: Mapping[str, str] = {}
-    """By path: where the restored version lies that gave way to the user's."""
+    """By path: where the version lies that gave way: the restored one, or what stood in a restored folder."""
     warnings: tuple[str, ...] = ()
     failure: str = ""
     """Why it did not succeed; empty where it did."""
@@ -84,7 +84,7 @@ class RollbackReport(msgspec.Struct, frozen=True, kw_only=True):
         ):
             lines += section(f"{title} ({len(paths)})", bullets(map(code, paths)))
         lines += section(
-            "To settle by hand: yours stands, the restored version lies aside",
+            "To settle by hand: the version that gave way lies aside",
             bullets(
                 (f"{code(path)}: {code(aside)}" for path, aside in sorted(self.kept_aside.items())), most=200
             ),

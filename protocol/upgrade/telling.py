@@ -1,6 +1,7 @@
 """What was asked and what it came to, in a few words for people who were not there."""
 
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     Aborted,
     AbortUpgrade,
     ConflictsUndecided,
@@ -23,7 +24,7 @@ __all__ = ["STATES", "tell_answer", "tell_question"]
 STATES = {
     "unchanged": "nothing live has changed",
     "rolled_back": "the former version serves again",
-    "rollback_failed": "the way back failed; what served before it goes on, and `mcpkeep report` has the last record",
+    "rollback_failed": "the way back failed; what served goes on, and `mcpkeep report` has the last record",
 }
 """What stands after a failure, by `UpgradeFault.state`."""
 
@@ -50,6 +51,8 @@ def tell_question(question: UpgradeMessage) -> str:
 def tell_answer(answer: UpgradeAnswer) -> str:
     """Such as `succeeded`, or why not and what stands."""
     match answer:
+        case Refused() if answer == LEAVING:
+            return "was ended, for mcpkeep was leaving; nothing live has changed, so ask for it again"
         case Refused():
             return f"was refused: {answer.reason}; {answer.remedy}"
         case UpgradeFault():

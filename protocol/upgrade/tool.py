@@ -46,7 +46,7 @@ KEEP_TOOL_WITH_UPGRADES = replace(
         "Upgrades of prAxIs OS, while the session goes on:\n"
         '- plan: what would change, with diffs. {"action": "plan", "source_path": "/src/praxis-os"}\n'
         "- upgrade: six guarded phases; make the same call again while it answers in_progress.\n"
-        '- resolve: decide conflicts. {"action": "resolve", "plan_id": "...", "decisions": {"*.md": "keep"}}\n'
+        '- resolve: decide conflicts. {"action": "resolve", "plan_id": "ID", "decisions": {"*.md": "keep"}}\n'
         "- rollback: the former version back, or an upgrade under way given up.\n"
         "- backups, verify, report: look at them."
     ),

@@ -1,4 +1,4 @@
-"""Upgrades where no mcpkeep runs: the actor lives for one question, and a server is booted only to be tried."""
+"""Upgrades where no mcpkeep runs: the actor lives for one question; a server is booted only to be tried."""
 
 import os
 import secrets
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio.to_thread
 
 from mcpkeep.protocol.config import resolve
-from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.request import LOOKS, MakePlan, UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.config import find_config, read_config
 from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.session_marks import GONE_BACK, mark_session_rolled_back
@@ -36,7 +36,9 @@ async def answer_alone(
     parts = make_parts(layout)
     mark = mark_rolled_back or mark_session_rolled_back(layout.workspace)
     said: tuple[str, ...] = ()
-    if not isinstance(question, LOOKS):
+    # A plan that an upgrade follows is made of what will stand there.
+    leads_on = isinstance(question, MakePlan) and not question.options.dry_run
+    if leads_on or not isinstance(question, LOOKS):
         recovered = await anyio.to_thread.run_sync(recover_installation, parts)
         said = recovered.said
         for sentence in said:
@@ -46,6 +48,7 @@ async def answer_alone(
     run_id = secrets.token_hex(16)
     watcher = Watcher(run_id)
     try:
+        await anyio.to_thread.run_sync(watcher.ready)
         async with (
             DirectServer(layout, run_id=run_id) as live,
             running_upgrades(

@@ -25,7 +25,7 @@ async def ask_workspace(
     `mark_rolled_back` tells a workflow session so, with the reason, where this process holds the sessions.
 
     Raises:
-        UpgradeFailed: there is no installation in the workspace, or the mcpkeep that runs there cannot be asked.
+        UpgradeFailed: there is no installation in the workspace, or its mcpkeep cannot be asked.
         ControlError: it went away before it answered.
     """
     layout = find_installation(workspace)
@@ -43,7 +43,7 @@ async def ask_workspace(
     if holder is not None and not isinstance(question, LOOKS):
         raise UpgradeFailed(
             f"mcpkeep (pid {holder}) serves {str(workspace)!r} and does not answer on its control socket",
-            remediation="try again in a moment; if that does not help, end it, or restart the IDE's MCP server",
+            remediation="try again in a moment; if that does not help, restart the IDE's MCP server",
         )
     from mcpkeep.supervisor.upgrade.alone import answer_alone
 

@@ -36,6 +36,7 @@ from mcpkeep.protocol.upgrade.requirements import (
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.adoption import LiveVenv, find_live_venv, repair_venv, take_venv_over
 from mcpkeep.supervisor.upgrade.backup_store import SNAPSHOT
+from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.post_install import run_post_install
@@ -44,7 +45,6 @@ from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, v
 from mcpkeep.supervisor.upgrade.refusal import refusing
 from mcpkeep.supervisor.upgrade.release_check import check_release
 from mcpkeep.supervisor.upgrade.release_store import (
-    code_digests,
     copy_code,
     make_own_folder,
     new_release,

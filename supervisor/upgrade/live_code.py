@@ -73,7 +73,7 @@ def _differs(record: str, live: str) -> bool:
     import json
     from pathlib import Path
 
-    from mcpkeep.supervisor.upgrade.release_store import code_digests
+    from mcpkeep.supervisor.upgrade.code_files import code_digests
 
     try:
         with open(record, "rb") as file:

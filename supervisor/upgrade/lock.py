@@ -99,9 +99,7 @@ class HeldLock:
             if self.held_for is not None:
                 self._calls.unlink(self._path)
         except OSError as e:
-            if self._fd is not None:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, 0)  # so that it names nobody
+            self._name_nobody()
             raise UpgradeFailed(
                 f"{str(self._path)!r} cannot be removed: {e.strerror}",
                 remediation="make the installation's folder writable; the lock itself is free",
@@ -111,6 +109,7 @@ class HeldLock:
 
     def leave(self) -> None:
         """Let go where it is still held, and leave the file, for the next start to look into."""
+        self._name_nobody()
         self._close()
 
     def owner(self) -> Mapping[str, object] | None:
@@ -147,6 +146,11 @@ class HeldLock:
             "pos_workflow's rollback to phase 0",
             details=owner,
         )
+
+    def _name_nobody(self) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
 
     def _close(self) -> None:
         fd, self._fd, self._session_id = self._fd, None, ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import anyio.to_thread
 
 from mcpkeep.actors.upgrade_world import LiveMeasures
+from mcpkeep.protocol.upgrade.change import ChangedFile
 from mcpkeep.protocol.upgrade.places import SETTINGS
 from mcpkeep.protocol.upgrade.smoke import browser_wanted
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
@@ -41,13 +42,13 @@ class LiveValidation:
         return await anyio.to_thread.run_sync(self._measure, release_id, pid, code_path)
 
     def _covers(self) -> bool:
-        """Whether the index has what was installed; what the user edited since is for the server's watcher."""
+        """Whether the index has what was installed; what was edited since is for the server's watcher."""
         base = self._layout.base
         lack = lack_of(base)
         if lack is None:
             return False
         records = ChangeFiles(self._layout, JournalFiles(self._layout)).records()
-        installed = records[-1].files if records else {}
+        installed: Mapping[str, ChangedFile] = records[-1].files if records else {}
         return not any(
             path in installed and digest(base / path) == installed[path].new
             for path in (*lack.changed, *lack.removed)

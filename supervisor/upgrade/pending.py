@@ -14,7 +14,7 @@ _TAIL = 4096
 
 
 def make_ready(workspace: str, base: str, release: str | None) -> "Started | None":
-    """Recover what is pending, and make a release of code that was edited since its release; mostly nothing."""
+    """Recover what is pending, and make a release of code edited since its release; mostly nothing."""
     from mcpkeep.supervisor.upgrade.live_code import code_changed
 
     pending = anything_pending(workspace)

@@ -19,6 +19,7 @@ from mcpkeep.protocol.upgrade.manifest import (
 from mcpkeep.protocol.upgrade.names import part_of
 from mcpkeep.protocol.upgrade.origin import Evidence, Local, Origin, find_origin
 from mcpkeep.protocol.upgrade.pairing import Obstacles, Pair, pair_up
+from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS
 from mcpkeep.protocol.upgrade.plan import Case, PlannedFile, Version
 from mcpkeep.protocol.upgrade.source_tree import SourceTree, enumerate_some
 from mcpkeep.supervisor.upgrade.cache import Cache
@@ -112,11 +113,21 @@ class Planning:
         # A part without any file was not deleted file by file: it was never installed.
         present = {part_of(found.path) for found in self._found if found.kind != "folder"}
         standing = {path: local[path].forms if path in local else () for path in known}
-        self.agreed = history.agreed({p: forms for p, forms in standing.items() if part_of(p) in present})
+        standing = {path: forms for path, forms in standing.items() if part_of(path) in present}
+        self.agreed = history.agreed(standing)
         agreed: dict[str, State] = {}
-        if self.agreed is not None:
-            tree_then = history.tree(self.agreed)
-            agreed = {path: state for path, state in tree_then.items() if part_of(path) in present}
+        sure: dict[str, State] = {}
+        # An upgrade of one half alone left the other where it was.
+        overall = self.agreed
+        for half in (CODE_PARTS, CONTENT_PARTS):
+            folders = {part.installed for part in half if part.installed in present}
+            place = _agreed_half(history, standing, folders, overall)
+            self.agreed = place
+            if place is not None:
+                tree_then = history.tree(place)
+                then = {path: state for path, state in tree_then.items() if part_of(path) in folders}
+                agreed |= then
+                sure |= then if history.commits[place].parent >= 0 else {}
         # What was installed may be older than a history's first commit, if that is shallow or rewritten. Then
         # to take it for the base would hide what upstream changed before it.
         self._trusted = self.agreed is not None and history.commits[self.agreed].parent >= 0
@@ -126,7 +137,7 @@ class Planning:
         self._local = {path: f for path, f in local.items() if path in self._upstream or path in installed}
         self._evidence = Evidence(
             history=history,
-            agreed=agreed if self._trusted else {},
+            agreed=sure,
             baseline=self._read_baseline,
             baseline_parts=baseline_parts,
             manifest=manifest,
@@ -341,6 +352,23 @@ class Planning:
             return by_installed_path(read_manifest(read_bytes(self._layout.base, MANIFEST)))
         except (Special, ManifestUnreadable):
             return {}
+
+
+def _agreed_half(
+    history: History, standing: Mapping[str, tuple[str, ...]], folders: set[str], agreed: int | None
+) -> int | None:
+    """The commit that the files of these folders agree on: `agreed`, unless more of them say another."""
+    half = {path: forms for path, forms in standing.items() if part_of(path) in folders}
+    own = history.agreed(half)
+    if own is None or agreed is None or own == agreed:
+        return agreed
+
+    def score(place: int) -> tuple[int, int]:
+        tree = history.tree(place)
+        same = sum(path in tree and tree[path].oid in forms for path, forms in half.items())
+        return same, -sum(path in tree and not forms for path, forms in half.items())
+
+    return own if score(own) > score(agreed) else agreed
 
 
 def _wants_bytes(one: _Seen) -> bool:

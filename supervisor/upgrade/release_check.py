@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping
 
+from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper, run_command
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.python import bare_environment
 from mcpkeep.supervisor.upgrade.refusal import os_reason
-from mcpkeep.supervisor.upgrade.release_store import code_digests, launch_of, read_release
+from mcpkeep.supervisor.upgrade.release_store import launch_of, read_release
 
 __all__ = ["check_release"]
 

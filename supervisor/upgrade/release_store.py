@@ -13,6 +13,7 @@ import msgspec
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import Launch, Release
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.upgrade.code_files import walk_code
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.venv import remove_tree
@@ -21,9 +22,7 @@ from mcpkeep.supervisor.workspace import takes_transport
 __all__ = [
     "RECORD",
     "SCHEMA",
-    "code_digests",
     "copy_code",
-    "is_code",
     "launch_of",
     "make_own_folder",
     "new_release",
@@ -39,14 +38,6 @@ RECORD = "release.json"
 SCHEMA = 1
 _SERVER = "mcp_server"
 _CHUNK = 1 << 20
-
-_NO_CODE = frozenset({"__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", ".praxis-os", ".cursor"})
-"""As upstream's install script leaves out."""
-
-
-def is_code(name: str) -> bool:
-    """Whether a file or folder of this name is part of the code, and not a trace of running it."""
-    return name not in _NO_CODE and not name.endswith(".pyc")
 
 
 def read_release(layout: Layout, release_id: str) -> Release:
@@ -91,16 +82,6 @@ def server_words(code: Path) -> tuple[str, ...]:
     return ("-m", _SERVER, *(("--transport", "dual") if takes_transport(source) else ()))
 
 
-def code_digests(folder: Path, *, stopper: Stopper | None = None) -> dict[str, str]:
-    """SHA-256 by path below, of a file's bytes or a link's target; empty where there is no such folder."""
-    return {
-        path: hashlib.sha256(
-            os.fsencode(os.readlink(folder / path)) if link else (folder / path).read_bytes()
-        ).hexdigest()
-        for path, link in _walk(folder, stopper)
-    }
-
-
 def copy_code(
     source: Path, target: Path, *, calls: FileCalls = OS_CALLS, stopper: Stopper | None = None
 ) -> dict[str, str]:
@@ -116,7 +97,7 @@ def copy_code(
     digests: dict[str, str] = {}
     folders = [target]
     make_folders(target, calls=calls)
-    for path, link in _walk(source, stopper):
+    for path, link in walk_code(source, stopper):
         here, there = source / path, target / path
         missing = [folder for folder in there.parents if folder not in folders and target in folder.parents]
         for folder in reversed(missing):
@@ -201,38 +182,6 @@ def new_release(
         server_files=server_files,
         command=command,
     )
-
-
-def _walk(folder: Path, stopper: Stopper | None) -> list[tuple[str, bool]]:
-    """The code's paths below, sorted, and whether each is a link; empty where there is no such folder."""
-    found: list[tuple[str, bool]] = []
-    queue = [""]
-    while queue:
-        if stopper is not None:
-            stopper.check()
-        inside = queue.pop()
-        try:
-            entries = os.scandir(folder / inside)
-        except FileNotFoundError:
-            if inside:
-                raise
-            return []
-        with entries:
-            for entry in entries:
-                path = f"{inside}{entry.name}"
-                if not is_code(entry.name):
-                    continue
-                if entry.is_symlink():
-                    found.append((path, True))
-                elif entry.is_dir():
-                    queue.append(f"{path}/")
-                elif entry.is_file():
-                    found.append((path, False))
-                else:
-                    raise UpgradeFailed(
-                        f"{entry.path!r} is neither file, folder nor link", remediation="remove it"
-                    )
-    return sorted(found)
 
 
 def _copy_file(source: Path, target: Path, calls: FileCalls) -> str:

@@ -1,5 +1,6 @@
 """The upgrades of a running mcpkeep: its control socket, and the actor, made when it is first needed."""
 
+import importlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -60,7 +61,7 @@ class Upgrades:
         tell_next: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`started` is what the start found, where it looked; `tell_next` tells a client that is yet to come."""
+        """`started` is what the start found, where it looked; `tell_next` tells a client yet to come, too."""
         self._layout = layout
         self._settings = settings
         self._live = live
@@ -152,7 +153,7 @@ class Upgrades:
             self._crashes.append(crash)
 
     async def finish(self, *, stop: bool) -> None:
-        """After the client has left, or with `stop` at a signal: end what is under way, and leave word of it."""
+        """After the client has left, or with `stop` at a signal: end what is under way; leave word of it."""
         self._leaving = True
         if self._actor is None:
             return
@@ -252,4 +253,4 @@ def _log_candidate(line: str) -> None:
 
 def _import_world() -> None:
     """All of it takes as long to import as a start of mcpkeep, so not in the loop's thread."""
-    import mcpkeep.supervisor.upgrade.world  # noqa: F401
+    importlib.import_module("mcpkeep.supervisor.upgrade.world")

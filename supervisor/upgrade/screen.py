@@ -260,7 +260,7 @@ class Screen:
             f"{len(back.merged)} merged with your edits, {len(back.kept)} kept as you left them",
         )
         for path, place in back.kept_aside.items():
-            self._say(f"  {path}: the restored version lies in {place}")
+            self._say(f"  {path}: the version that gave way lies in {place}")
         for warning in back.warnings:
             self._say(f"  {warning}")
         self._say(f"report: {back.summary}")

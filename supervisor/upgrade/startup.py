@@ -1,4 +1,4 @@
-"""Before the first server is started: what was interrupted is recovered, and edited code becomes a release."""
+"""Before the first server is started: what was interrupted is recovered, edited code becomes a release."""
 
 import os
 from pathlib import Path

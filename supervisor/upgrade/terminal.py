@@ -106,7 +106,8 @@ class _Terminal:
             self.screen.note("interrupted: what was begun is taken back")
         else:
             self.screen.note(
-                f"interrupted: mcpkeep (pid {self._holder}) goes on with it; `mcpkeep upgrade --abort` ends it"
+                f"interrupted: mcpkeep (pid {self._holder}) goes on with it; "
+                "`mcpkeep upgrade --abort` ends it"
             )
 
 
@@ -222,7 +223,8 @@ def _plan(
 ) -> None:
     terminal = _terminal(workspace, as_json)
     terminal.screen.diffs = diff
-    terminal.finish(terminal.ask(MakePlan(_options(source, content_only, server_only))))
+    options = _options(source, content_only, server_only)
+    terminal.finish(terminal.ask(MakePlan(msgspec.structs.replace(options, dry_run=True))))
 
 
 @_command(
@@ -265,7 +267,7 @@ def _upgrade(
             raise click.UsageError("--abort stands alone")
         terminal.finish(terminal.ask(AbortUpgrade(by="mcpkeep upgrade --abort")))
     options = _options(source, content_only, server_only)
-    planned = terminal.ask(MakePlan(options))
+    planned = terminal.ask(MakePlan(msgspec.structs.replace(options, dry_run=dry_run)))
     if dry_run or not isinstance(planned, PlanMade):
         screen.diffs = True
         terminal.finish(planned)

@@ -1,4 +1,4 @@
-"""Ties upgrades to a running mcpkeep: the server that is switched, the tools that ask for it, the workflow."""
+"""Ties upgrades to a running mcpkeep: the server that is switched, the tools that ask, the workflow."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

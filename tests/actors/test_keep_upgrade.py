@@ -209,8 +209,9 @@ async def test_with_a_default_nobody_is_asked() -> None:
 
 async def test_a_rollback_while_the_user_is_asked_gives_the_upgrade_up_and_rolls_nothing_back() -> None:
     holder, user = Holder(undecided=("a.md",)), User(None)
+    answers: list[dict[str, Any]] = []
+    rolled: dict[str, Any] = {}
     async with tool(holder, user) as keep, anyio.create_task_group() as tasks:
-        answers: list[dict[str, Any]] = []
 
         async def upgrade() -> None:
             answers.append(await call(keep, UPGRADE))
@@ -224,6 +225,7 @@ async def test_a_rollback_while_the_user_is_asked_gives_the_upgrade_up_and_rolls
 
 async def test_a_rollback_of_an_upgrade_at_work_is_the_holders_to_do() -> None:
     holder = Holder()
+    rolled: dict[str, Any] = {}
     async with tool(holder) as keep, anyio.create_task_group() as tasks:
         tasks.start_soon(call, keep, UPGRADE)
         await holder.until_asked(RunUpgrade)

@@ -1,4 +1,4 @@
-"""The upgrade actor over a world in memory: its phases, refusals, interruptions, failures, and the way back."""
+"""The upgrade actor over a world in memory: phases, refusals, interruptions, failures, the way back."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -106,7 +106,7 @@ class Running:
 
     @asynccontextmanager
     async def at(self, name: str, message: UpgradeMessage) -> "AsyncGenerator[list[UpgradeAnswer]]":
-        """While the work that this message asks for waits in that call; its answer stands there afterwards."""
+        """While the work that this message asks for waits in that call; its answer comes afterwards."""
         reached, go = self.fakes.hold(name)
         answers: list[UpgradeAnswer] = []
 
@@ -304,12 +304,12 @@ async def test_a_rollback_during_the_commit_waits_until_it_is_whole_and_takes_it
 ) -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:
+        answers: list[UpgradeAnswer] = []
+
+        async def ask() -> None:
+            answers.append(await run.ask(RollBack(None, "test")))
+
         async with run.at("changes.swap_rest", message), anyio.create_task_group() as tasks:
-            answers: list[UpgradeAnswer] = []
-
-            async def ask() -> None:
-                answers.append(await run.ask(RollBack(None, "test")))
-
             tasks.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
             assert fakes.installed == OLD and answers == []

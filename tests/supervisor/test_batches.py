@@ -1,7 +1,7 @@
 """Pieces of work that share trips into threads: who goes along, who fails, who is cancelled."""
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -21,7 +21,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def limited() -> AsyncIterator[anyio.abc.TaskGroup]:
+async def limited() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """Tasks that fail where they would wait forever."""
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:

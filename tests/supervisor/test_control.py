@@ -85,8 +85,12 @@ def other_window(own: Path) -> "subprocess.Popen[str]":
 
 async def test_a_question_is_answered_after_its_steps(tmp_path: Path) -> None:
     path, steps = socket_path(tmp_path), list[tuple[str, str]]()
+
+    def step(session_id: str, name: str) -> None:
+        steps.append((session_id, name))
+
     async with serving(path):
-        answer = await ask_holder(path, GetReport(), on_step=lambda *step: steps.append(step))
+        answer = await ask_holder(path, GetReport(), on_step=step)
     assert (answer, steps) == (Report("GetReport", None, 0, None), [("s", "reading")])
     assert not path.exists()
 

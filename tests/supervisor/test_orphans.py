@@ -33,7 +33,9 @@ def keep(program, run_id):
         [sys.executable, "-c", os.environ["HOLD"] + os.environ[program]],
         cwd="/", env=os.environ, run_id=run_id, generation=1,
     )
-    return spawned, Watcher(run_id)
+    watcher = Watcher(run_id)
+    watcher.ready()
+    return spawned, watcher
 """
 
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nkept = hold()\ntime.sleep(60)"
@@ -248,6 +250,7 @@ def test_the_watcher_holds_none_of_mcpkeeps_pipes_and_carries_no_mark(
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
     watcher = Watcher(uuid.uuid4().hex)
+    watcher.ready()
     os.close(write_end)
     assert carriers(run_id) == []
     assert select.select([read_end], [], [], LIMIT)[0]

@@ -584,13 +584,13 @@ def test_a_failure_at_any_call_fails_one_session_of_several_or_all_of_them_and_t
     tmp_path: Path, code: int
 ) -> None:
     told: set[tuple[bool, ...]] = set()
+    before = {1: begin(1), 3: begin(3)}
+    wanted = {1: step(begin(1)), 2: begin(2), 3: step(begin(3))}
     for n in itertools.count():
         calls = Faults(fail_at=-1, code=code)
         files, _ = opened(tmp_path / str(n), calls=calls)
         files.save(begin(1))
         files.save(begin(3))
-        before = {1: begin(1), 3: begin(3)}
-        wanted = {1: step(begin(1)), 2: begin(2), 3: step(begin(3))}
         calls.fail_at, calls.made = n, 0
         outcomes = dict(zip(wanted, files.save_all(list(wanted.values())), strict=True))
         saved = {m: wanted[m] for m, outcome in outcomes.items() if not isinstance(outcome, Exception)}

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import mcpkeep.supervisor
+from mcpkeep.protocol.config import ConfigFile, resolve
 from mcpkeep.protocol.workflow.gate import parse_gate
 from mcpkeep.protocol.workflow.verdict import judge
 
@@ -634,6 +635,13 @@ def test_evidence_shown_in_the_texts_passes_the_gate_of_its_phase() -> None:
                 assert refusals(name, number, evidence) == []
                 shown.append((name, number))
     assert shown == [("test_generation_v3", number) for number in range(1, 7)]
+
+
+@pytest.mark.parametrize("file", [file for file in TEXTS if "```toml" in (WORKFLOWS / file).read_text()])
+def test_settings_shown_in_the_texts_are_settings(file: str) -> None:
+    for block in re.findall(r"(?ms)^```toml\n(.*?)^```$", (WORKFLOWS / file).read_text()):
+        shown = resolve(ConfigFile(file, block), environ={}, flags={})
+        assert shown.warnings == () and shown.settings.upgrade.smoke
 
 
 def anchors(text: str) -> set[str]:

@@ -231,7 +231,7 @@ def test_the_report_of_a_rollback_names_its_cause_and_what_is_left_to_settle() -
         "## Restored (1)\n\n- `a.md`\n\n"
         "## Merged: what the upgrade had changed is out, what you edited since is in (1)\n\n- `b.md`\n\n"
         "## Kept: yours, edited or made since (1)\n\n- `c.md`\n\n"
-        "## To settle by hand: yours stands, the restored version lies aside\n\n"
+        "## To settle by hand: the version that gave way lies aside\n\n"
         "- `c.md`: `.mcpkeep/conflicts/rollback-1/c.md`\n\n"
         "## Time\n\n| step | seconds |\n| --- | --- |\n"
         "| planning the way back | 0.10 |\n| switching | 0.20 |\n| together | 0.30 |\n\n"

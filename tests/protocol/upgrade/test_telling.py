@@ -4,6 +4,7 @@ import pytest
 
 from mcpkeep.protocol.upgrade.options import UpgradeOptions
 from mcpkeep.protocol.upgrade.request import (
+    LEAVING,
     Aborted,
     AbortUpgrade,
     ConflictsUndecided,
@@ -44,6 +45,7 @@ def test_a_question_has_a_name(question: UpgradeMessage, told: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
+        (LEAVING, "was ended, for mcpkeep was leaving; nothing live has changed, so ask for it again"),
         (Refused("no git", "install git"), "was refused: no git; install git"),
         (
             UpgradeFault("it crashed", "mend it", 4, "rolled_back"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.live_code import code_changed
-from mcpkeep.supervisor.upgrade.release_store import code_digests
 
 
 def installation(folder: Path) -> Path:

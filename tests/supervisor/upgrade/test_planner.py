@@ -270,6 +270,20 @@ def test_a_part_that_was_never_installed_is_added_and_not_taken_for_deleted(tmp_
     assert {file.path: file.case for file in plan.files}["scripts/build.py"] is Case.ADD
 
 
+@pytest.mark.parametrize("behind", ["universal/standards/", "scripts/"])
+def test_after_one_half_was_upgraded_alone_the_other_gets_what_is_new(tmp_path: Path, behind: str) -> None:
+    old = {U + "a": "x\n", U + "b": "b\n", "scripts/a": "x\n", "scripts/b": "b\n"}
+    ahead = "scripts/" if behind == U else U
+    grown = {f"{ahead}{n}": "new\n" for n in range(5)}
+    world = World(tmp_path, old, {**old, **grown, f"{behind}new": "new\n", f"{behind}a": "changed\n"})
+    install({**old, **grown}, world.base)
+    plan = world.plan()
+    where = next(part.installed for part in PARTS if behind.startswith(part.source))
+    cases = {file.path: file.case for file in plan.files}
+    assert (cases[f"{where}/new"], cases[f"{where}/a"]) == (Case.ADD, Case.UPDATE)
+    assert plan.installed_commit == world.commits[0 if behind == U else 1]
+
+
 def test_executable_bits_links_binaries_and_unusual_names_are_planned_as_they_are(tmp_path: Path) -> None:
     old: Tree = {
         U + "run.sh": "x\n",

@@ -52,7 +52,7 @@ def anyio_backend() -> str:
 
 @contextmanager
 def failing(at: int, code: int) -> Generator[list[str]]:
-    """File calls of which that one fails, and for a full disk those that need room after it; what was called."""
+    """That file call fails, and of a full disk those after it that need room; what was called."""
     calls: list[str] = []
     lock = threading.Lock()
     real: dict[str, Callable[..., Any]] = {name: getattr(OsCalls, name) for name in COUNTED}
@@ -99,7 +99,7 @@ async def test_a_file_call_that_fails_is_named_with_a_remedy_and_the_next_upgrad
     assert isinstance(answer, UpgradeDone), answer
     new = state_of(world)
     failures: list[str] = []
-    points = spread(points_of(calls, each=("changes._swap",))[:-1], count_of_kills(10))
+    points = spread(points_of(calls, each=("changes._swap",))[:-1], count_of_kills(6))
     for number, point in enumerate(points):
         code = CODES[number % len(CODES)]
         try:
@@ -111,7 +111,7 @@ async def test_a_file_call_that_fails_is_named_with_a_remedy_and_the_next_upgrad
 
 async def fail_at(folder: Path, point: int, code: int, old: State, new: State) -> None:
     world = edited_world(folder)
-    with failing(point, code) as calls:
+    with failing(point, code):
         answer, told = await upgrade(world)
     if not isinstance(answer, UpgradeDone):
         assert isinstance(answer, Refused | UpgradeFault), answer

@@ -35,7 +35,7 @@ from tests.upgrades import PHASES, session_in
 pytestmark = pytest.mark.anyio
 
 EACH_STEP = ("changes._swap", "recovery.", "journal.")
-SLICES = 3
+SLICES = 2
 KILLED = (0, -signal.SIGKILL)
 
 
@@ -114,7 +114,7 @@ async def test_killed_anywhere_in_an_upgrade_one_version_stands_whole_and_serves
         assert which == "new" or died.code != 0
         shutil.rmtree(world.workspace.parent)
 
-    points = spread(points_of(known.trace, each=EACH_STEP), count_of_kills(9))
+    points = spread(points_of(known.trace, each=EACH_STEP), count_of_kills(8))
     await for_each_point(known.trace, points[part::SLICES], try_it)
 
 
@@ -133,7 +133,7 @@ async def test_killed_anywhere_in_a_rollback_it_is_finished_or_was_not_begun(
         assert which == "old" or died.code != 0
         shutil.rmtree(world.workspace.parent)
 
-    points = spread(points_of(known.trace_back, each=EACH_STEP), count_of_kills(4))
+    points = spread(points_of(known.trace_back, each=EACH_STEP), count_of_kills(3))
     await for_each_point(known.trace_back, points, try_it)
 
 
@@ -176,5 +176,5 @@ async def test_killed_anywhere_in_an_upgrade_that_an_agent_leads_it_goes_on_ther
         require_nothing_left(world)
         shutil.rmtree(world.workspace.parent)
 
-    points = spread(points_of(led, each=EACH_STEP), count_of_kills(4))
+    points = spread(points_of(led, each=EACH_STEP), count_of_kills(3))
     await for_each_point(led, points, try_it)

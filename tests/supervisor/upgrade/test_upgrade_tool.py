@@ -54,7 +54,7 @@ def make_conflict(world: World) -> None:
 async def test_from_the_plan_to_the_rollback_with_progress(world: World) -> None:
     source, steps = str(world.source), list[str]()
 
-    async def progress(_done: float, _total: float | None, message: str | None) -> None:
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
         steps.append(message or "")
 
     async with session_in(world) as session, Traffic(session).flowing() as traffic:
@@ -64,8 +64,8 @@ async def test_from_the_plan_to_the_rollback_with_progress(world: World) -> None
         result = await session.client.call_tool("mcpkeep", asked, progress_callback=progress)
         done: dict[str, Any] = result.structured_content or {}
         assert (done["status"], done["from_version"], done["to_version"]) == ("success", "v1.1.0", "v2.0.0")
-        assert [step for step in steps if step.startswith("phase ")][0] == "phase 0 of 5: pre-flight checks"
-        assert sum(step.startswith("phase ") for step in steps) == 6
+        phases = [step for step in steps if step.startswith("phase ")]
+        assert (phases[0], len(phases)) == ("phase 0 of 5: pre-flight checks", 6)
         await session.until_changed(1)
         assert NEW_TOOL in await session.tools()
         again = await session.keep("upgrade", source_path=source)
@@ -78,7 +78,7 @@ async def test_from_the_plan_to_the_rollback_with_progress(world: World) -> None
         assert (backups["current"], len(backups["backups"])) == (done["to_release"], 1)
         backup_id = backups["backups"][0]["backup_id"]
         verified = await session.keep("verify", backup_id=backup_id)
-        assert [each["verified"] for each in verified["verifications"]] == [True]
+        assert [(each["mismatches"], each["missing"]) for each in verified["verifications"]] == [([], [])]
         assert (await session.keep("report"))["path"] == done["summary"]
 
         stale = await session.keep("upgrade", source_path=source, plan_id="another")
@@ -110,7 +110,7 @@ async def test_conflicts_are_listed_with_the_plan_and_answered_by_resolve(world:
 
 
 def user(answer: ElicitResult, seen: list[str]) -> ElicitationFnT:
-    async def elicit(_context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         seen.append(params.message)
         return answer
 
@@ -139,14 +139,14 @@ async def test_a_user_who_declines_leaves_the_conflicts_to_the_agent(world: Worl
 # A second window
 
 
-async def test_a_second_window_asks_the_holder_and_hands_its_signal_on(world: World) -> None:
+async def test_a_second_window_asks_the_holder_hands_its_signal_on_and_takes_over(world: World) -> None:
     before = content_of(world)
     async with session_in(world) as first:
         await first.tools()
-        assert psutil.pid_exists(first.holder())
+        holder = first.holder()
         async with session_in(world) as second:
             window = (await second.keep("status"))["mcpkeep"]["pid"]
-            assert window != first.holder()
+            assert window != holder
             old = await first.server()
             done = await second.keep("upgrade", source_path=str(world.source))
             assert done["status"] == "success", done
@@ -156,17 +156,11 @@ async def test_a_second_window_asks_the_holder_and_hands_its_signal_on(world: Wo
             assert "adopted serves again" in await second.until_noticed("SIGUSR1: ")
             assert NEW_TOOL not in await first.tools()
             assert content_of(world) == before
-            os.kill(first.holder(), signal.SIGKILL)
-            # Now it is the holder itself.
+            psutil.Process(holder).kill()
             with anyio.fail_after(LIMIT):
-                while first.holder() != window:
+                while second.holder() != window:
                     await anyio.lowlevel.checkpoint()
             assert (await second.keep("report"))["upgrades"] == 1
-            raise Done
-
-
-class Done(Exception):
-    """The end of a test whose first client has lost its mcpkeep."""
 
 
 # Who leaves, and what the next one is told
@@ -182,7 +176,7 @@ def begin_upgrade(client: rpc.Client, world: World, step: str) -> None:
     """Have the tool upgrade, and wait until it is at that step."""
     client.initialize()
     client.begin("mcpkeep", action="upgrade", source_path=str(world.source))
-    while step not in str(client.keep("status")["upgrade"]["under_way"]):
+    while not (work := client.keep("status")["upgrade"]["under_way"]) or step not in work["step"]:
         pass
 
 
@@ -219,7 +213,7 @@ async def test_an_upgrade_whose_client_left_is_stopped_cleanly(world: World, how
     assert (content_of(world), (world.base / ".upgrade-lock").exists()) == (before, False)
     assert live_processes(world) == []
     notice, status = await told(world, "after the client had left")
-    assert "the upgrade was ended" in notice or "was refused: it was cancelled" in notice
+    assert "the upgrade was ended" in notice
     assert (status["lock"], status["under_way"]) == (None, None)
 
 
