@@ -2,9 +2,10 @@
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from shutil import disk_usage
 
 import anyio
 import anyio.to_thread
@@ -28,27 +29,42 @@ _PYTHON = os.path.join("bin", "python")
 class InstalledTarget:
     """`Targets` on this machine; looks, and changes nothing."""
 
-    def __init__(self, layout: Callable[[], Layout]) -> None:
-        """`layout` is asked each time: an upgrade may rename the installation's folder."""
+    def __init__(
+        self,
+        layout: Callable[[], Layout],
+        *,
+        free: Callable[[Path], int] = lambda path: disk_usage(path).free,
+    ) -> None:
+        """`layout` is asked each time: an upgrade may rename the installation's folder. `free` gives the bytes
+        that are free where a path is.
+        """
         self._layout = layout
+        self._free = free or _free_bytes
 
     async def inspect(self) -> TargetFacts:
         """What phase 0 wants to know; what is wrong is in `problems`, all of it at once."""
-        return await anyio.to_thread.run_sync(lambda: _inspect(self._layout()))
+        return await anyio.to_thread.run_sync(lambda: _inspect(self._layout(), self._free))
 
 
-def _inspect(layout: Layout) -> TargetFacts:
+def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
     problems = [*_structure(layout), *_file_system(layout)]
     command = _command(layout, problems)
     content = sum(os.lstat(layout.base / path).st_size for path in walk(layout.base, content=True).files)
     venv = folder_bytes(layout.venv.resolve()) if layout.venv.exists() else 0
     required = 2 * content + venv
-    available = shutil.disk_usage(layout.base).free
+    available = free(layout.base)
     if available < required:
         problems.append(
             Problem(
                 f"not enough disk space: {show_size(required)} needed, {show_size(available)} free",
                 "free space; older backups go with `[upgrade] keep`",
+            )
+        )
+    if os.pathsep in str(layout.base):
+        problems.append(
+            Problem(
+                f"{str(layout.base)!r} has a {os.pathsep!r} in it, which Python takes for the end of a path",
+                "rename that folder",
             )
         )
     if runs_from(layout.venv, layout.venvs):
@@ -70,6 +86,10 @@ def _inspect(layout: Layout) -> TargetFacts:
         releases=tuple(sorted(release_ids(layout), reverse=True)),
         problems=tuple(problems),
     )
+
+
+def _free_bytes(path: Path) -> int:
+    return disk_usage(path).free
 
 
 def _structure(layout: Layout) -> list[Problem]:

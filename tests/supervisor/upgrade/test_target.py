@@ -1,0 +1,86 @@
+"""What phase 0 says of an installation: everything that is wrong with it at once, and what to do."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcpkeep.protocol.upgrade.facts import TargetFacts
+from mcpkeep.supervisor.upgrade.layout import find_installation
+from mcpkeep.supervisor.upgrade.target import InstalledTarget
+from tests.praxis import World, world_in
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def facts_of(world: World, *, free: int = 10**12) -> TargetFacts:
+    layout = find_installation(world.workspace)
+    assert layout is not None
+    return await InstalledTarget(lambda: layout, free=lambda _: free).inspect()
+
+
+def said(facts: TargetFacts) -> str:
+    return "; ".join(problem.text for problem in facts.problems)
+
+
+async def test_an_installation_as_upstream_leaves_it_can_be_upgraded(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    facts = await facts_of(world)
+    assert (facts.exists, facts.structure_valid, facts.problems) == (True, True, ())
+    assert facts.command == (str(world.base / "venv/bin/python"), "-m", "mcp_server", "--transport", "dual")
+    assert (facts.current_release, facts.releases) == (None, ())
+
+
+async def test_a_disk_that_is_too_small_is_told_with_both_sizes(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    needed = (await facts_of(world)).bytes_required
+    assert (await facts_of(world, free=needed)).structure_valid
+    facts = await facts_of(world, free=needed - 1)
+    assert "not enough disk space" in said(facts) and "free" in facts.problems[0].remedy
+
+
+async def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    shutil.rmtree(world.base / "standards" / "universal")
+    shutil.rmtree(world.base / "venv")
+    facts = await facts_of(world)
+    assert not facts.structure_valid
+    assert "has no standards/universal/" in said(facts) and "interpreter" in said(facts)
+
+
+async def test_a_part_that_is_a_link_is_refused_by_its_target(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / "workflows").rename(tmp_path / "elsewhere")
+    (world.base / "workflows").symlink_to(tmp_path / "elsewhere")
+    facts = await facts_of(world)
+    assert f"is a link to '{tmp_path / 'elsewhere'}'" in said(facts)
+
+
+async def test_a_folder_whose_name_would_end_a_search_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    facts = await facts_of(world_in(tmp_path / "a:b"))
+    assert "':'" in said(facts)
+
+
+@pytest.fixture
+def other_device(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system, where one is at hand."""
+    folder = Path("/dev/shm", f"mcpkeep-{tmp_path.name}")
+    if not folder.parent.is_dir() or folder.parent.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at hand")
+    folder.mkdir()
+    yield folder
+    folder.rmdir()
+
+
+async def test_a_part_on_another_device_is_refused_by_name(tmp_path: Path, other_device: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / ".cache").rename(tmp_path / "cache")
+    (world.base / ".cache").symlink_to(other_device)
+    assert ".cache' is on another device" in said(await facts_of(world))
