@@ -76,19 +76,15 @@ class _Terminal:
         self._holder = None
         try:
             with self.screen.steps() as on_step:
-                return anyio.run(_unless_ended, partial(self._ask, question, on_step))
-        except (KeyboardInterrupt, _Ended):
-            self._tell_interrupted(question)
-            raise
-
-    async def _ask(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
-        """The answer, also where it is a failure: a task group would wrap that."""
-        try:
-            return await ask_workspace(self.workspace, question, on_step=on_step, on_holder=self._found)
+                asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
+                return anyio.run(_unless_ended, partial(asking, on_holder=self._found))
         except UpgradeFailed as failed:
             return Refused(str(failed), failed.remediation, failed.details)
         except ControlError as error:
             return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
+        except (KeyboardInterrupt, _Ended):
+            self._tell_interrupted(question)
+            raise
 
     def finish(self, answer: UpgradeAnswer) -> NoReturn:
         """Show the answer, and leave with its exit code."""
@@ -116,7 +112,7 @@ class _Terminal:
 
 
 async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
-    """Its answer; SIGTERM and SIGHUP cancel it. Raises _Ended."""
+    """Its answer; SIGTERM and SIGHUP cancel it. Raises _Ended, McpkeepError, OSError."""
     ended: list[int] = []
 
     async def listen(*, task_status: TaskStatus[None]) -> None:
@@ -128,10 +124,16 @@ async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeA
                 tasks.cancel_scope.cancel()
 
     answer: UpgradeAnswer | None = None
+    failed: McpkeepError | OSError | None = None  # a task group would wrap it
     async with anyio.create_task_group() as tasks:
         await tasks.start(listen)
-        answer = await ask()
+        try:
+            answer = await ask()
+        except (McpkeepError, OSError) as error:
+            failed = error
         tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     if answer is None:
         raise _Ended(ended[0])
     return answer

@@ -137,6 +137,15 @@ def test_without_git_the_remedy_is_to_install_it(untouched: World, tmp_path: Pat
     assert "install git" in done.stderr
 
 
+def test_a_wrong_configuration_is_named_and_ends_with_2(tmp_path: Path) -> None:
+    (tmp_path / ".praxis-os").mkdir()
+    (tmp_path / "mcpkeep.toml").write_text('[upgrade]\nkeep = "many"\n')
+    done = mcpkeep(tmp_path, "backups")
+    assert (done.returncode, "Traceback" in done.stderr, "keep" in done.stderr) == (2, False, True), (
+        done.stderr
+    )
+
+
 def mcpkeep(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     environ = {**os.environ, "HOME": str(folder / "home"), **variables}
     return subprocess.run(
