@@ -29,15 +29,8 @@ _PYTHON = os.path.join("bin", "python")
 class InstalledTarget:
     """`Targets` on this machine; looks, and changes nothing."""
 
-    def __init__(
-        self,
-        layout: Callable[[], Layout],
-        *,
-        free: Callable[[Path], int] = lambda path: disk_usage(path).free,
-    ) -> None:
-        """`layout` is asked each time: an upgrade may rename the installation's folder. `free` gives the bytes
-        that are free where a path is.
-        """
+    def __init__(self, layout: Callable[[], Layout], *, free: Callable[[Path], int] | None = None) -> None:
+        """`layout` is asked each time, since an upgrade may rename the folder; `free` for its free bytes."""
         self._layout = layout
         self._free = free or _free_bytes
 
