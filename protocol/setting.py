@@ -276,7 +276,7 @@ NAMES = Kind("NAME", "an array of strings", _strings, _names_from_text)
 TABLES = Kind("TABLE", "a table of commands, in the file only", _tables, _refuse_text)
 SMOKE = Kind(
     "TABLES",
-    "tables [[upgrade.smoke]] with tool, and at will name, arguments and expect = { path, value }",
+    "tables [[upgrade.smoke]] in the file, with tool, and at will name, arguments, expect = { path, value }",
     _smoke,
     _refuse_text,
 )

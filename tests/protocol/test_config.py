@@ -118,6 +118,16 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(
     assert resolved.origins.get("limits.hold") == origin
 
 
+FILE_ONLY = ("upgrade.smoke", "upgrade.post_install")
+
+
+@pytest.mark.parametrize("name", FILE_ONLY)
+def test_tables_of_tables_are_refused_from_the_environment_with_the_place_for_them(name: str) -> None:
+    variable = f"MCPKEEP_{name.replace('.', '_')}".upper()
+    with pytest.raises(ConfigError, match=rf"{variable} must be .* in the file"):
+        resolve(None, environ={variable: "x"}, flags={})
+
+
 def test_every_setting_can_be_set_by_its_variable() -> None:
     texts = {
         "COMMAND": "npx 'a b'",
@@ -129,9 +139,10 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "PATH": "/a:/b",
         "WHEN": "auto",
     }
-    environ = {s.variable: texts.get(s.kind.metavar, s.kind.metavar.split("|")[-1]) for s in TABLE}
+    table = [setting for setting in TABLE if setting.name not in FILE_ONLY]
+    environ = {s.variable: texts.get(s.kind.metavar, s.kind.metavar.split("|")[-1]) for s in table}
     resolved = resolve(None, environ=environ, flags={})
-    assert resolved.origins == {setting.name: setting.variable for setting in TABLE}
+    assert resolved.origins == {setting.name: setting.variable for setting in table}
     assert resolved.settings.child.command == ("npx", "a b")
     assert resolved.settings.child.env == {"A": "1", "B": "2 3"}
     assert resolved.settings.child.replace == "hold"
