@@ -200,6 +200,12 @@ class PhaseRuns:
             )
         self._runs.pop(session_id, None)
 
+    async def settled(self) -> None:
+        """Wait until every outcome there is has become part of its session, or was refused."""
+        for run in list(self._runs.values()):
+            if run.outcome is not None:
+                await run.ended.wait()
+
     async def abort(self, session_id: str) -> None:
         """End the run of this session, if there is one, and wait until it has ended."""
         run = self._runs.get(session_id)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
+
 from mcpkeep.actors.phase_runs import PhaseRunner, PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.workflow_tool import WorkflowTool
@@ -18,6 +20,9 @@ from mcpkeep.supervisor.session_store import SessionFiles
 from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 
 __all__ = ["WorkflowParts", "sessions_folder"]
+
+SETTLE_LIMIT = 5.0
+"""Seconds for what a phase came to, to become part of its session."""
 
 _BASES = (".praxis-os", ".agent-os")
 
@@ -82,4 +87,6 @@ class WorkflowParts:
 
     async def close(self) -> None:
         """Let changes under way finish, and another process write."""
+        with anyio.move_on_after(SETTLE_LIMIT):
+            await self.runs.settled()
         await self._sessions.close()

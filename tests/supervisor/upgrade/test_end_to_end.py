@@ -379,8 +379,8 @@ async def test_an_upgrade_under_way_ends_whole_when_its_mcpkeep_leaves(world: Wo
     async with session_in(world) as session:
         state = await session.state(session_id)
         assert state["current_phase"] in (3, 4)
-        if state["current_phase"] == 3:
-            assert content_of(world) == before
+        if state["current_phase"] == 3:  # undone, or made whole and not yet told to the session
+            assert content_of(world) == before or "v2.0.0" in (world.base / "VERSION.txt").read_text()
         if state["session_status"] == "failed":
             await session.workflow("retry_phase", session_id=session_id, phase=3)
         await session.complete_all(session_id, range(state["current_phase"], 6))
