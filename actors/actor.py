@@ -3,6 +3,7 @@
 Supervision is the task tree: `run` is started in somebody's task group, and an exception in it goes there.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Generic, TypeVar, cast
 
@@ -100,7 +101,7 @@ class Envelope(Generic[Message]):
             self.reply.send(answer)
 
 
-class Actor(Generic[Message]):
+class Actor(ABC, Generic[Message]):
     """The base of all actors. A subclass gives `receive`; at need `begin`, `deadline`, `elapsed`, `leave`.
 
     `run` is called once. Messages may be sent before it. One message is received at a time, in the order of
@@ -208,9 +209,9 @@ class Actor(Generic[Message]):
     async def begin(self) -> None:
         """Do what precedes the first message."""
 
+    @abstractmethod
     async def receive(self, envelope: Envelope[Message]) -> None:
         """Handle one message. A question may be answered later: the envelope can be kept."""
-        raise NotImplementedError
 
     def deadline(self) -> float | None:
         """When `elapsed` is due, in `anyio.current_time()` seconds; looked at before each message."""
