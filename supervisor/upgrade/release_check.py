@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper, run_command
+from mcpkeep.supervisor.upgrade.launch import launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.python import bare_environment
 from mcpkeep.supervisor.upgrade.refusal import os_reason
-from mcpkeep.supervisor.upgrade.release_store import launch_of, read_release
+from mcpkeep.supervisor.upgrade.release_store import read_release
 
 __all__ = ["check_release"]
 
@@ -38,7 +39,7 @@ def check_release(
         for path in sorted(found.keys() | release.server_files.keys())
         if found.get(path) != release.server_files.get(path)
     ]
-    launch = launch_of(layout, release_id)
+    launch = launch_release(layout, release, layout.workspace)
     python = launch.command[0]
     try:
         done = run_command(

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.release import Launch, Release
+from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
 from mcpkeep.supervisor.upgrade.code_files import walk_code
 from mcpkeep.supervisor.upgrade.command import Stopper
@@ -23,7 +23,6 @@ __all__ = [
     "RECORD",
     "SCHEMA",
     "copy_code",
-    "launch_of",
     "make_own_folder",
     "new_release",
     "point_link",
@@ -63,17 +62,6 @@ def release_ids(layout: Layout) -> tuple[str, ...]:
     with contextlib.suppress(FileNotFoundError), os.scandir(layout.releases) as entries:
         return tuple(sorted(e.name for e in entries if os.path.isfile(os.path.join(e.path, RECORD))))
     return ()
-
-
-def launch_of(layout: Layout, release_id: str) -> Launch:
-    """How its server is started. Raises UpgradeFailed as read_release."""
-    folder = layout.releases / release_id
-    release = read_release(layout, release_id)
-    return Launch(
-        (str(folder / "venv" / "bin" / "python"), *release.command),
-        # Without the latter, `-m` finds a project's own mcp_server/ first.
-        {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"},
-    )
 
 
 def server_words(code: Path) -> tuple[str, ...]:

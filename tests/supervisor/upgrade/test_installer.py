@@ -29,9 +29,10 @@ from mcpkeep.supervisor.upgrade import release_store
 from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.installer import Installer, installed_version
+from mcpkeep.supervisor.upgrade.launch import launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.release_check import check_release
-from mcpkeep.supervisor.upgrade.release_store import launch_of, read_release, release_ids
+from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids
 from mcpkeep.supervisor.upgrade.venv import read_venv_record
 from tests.faults import Faults
 from tests.supervisor.upgrade.installation import World, make_venv, make_world, nothing, order, write_code
@@ -207,7 +208,7 @@ def test_a_release_shares_the_venv_where_its_requirements_are_the_same(world: Wo
     write_code(tmp_path / "code", "# the same\nalpha\n", version="2")
     made = make(world.installer(layout, uv=False), order(tmp_path / "code"))
     assert (made.venv_shared, made.release.venv, made.packages) == (True, adopted.venv, 0)
-    launch = launch_of(layout, made.release.release_id)
+    launch = launch_release(layout, made.release, layout.workspace)
     folder = layout.releases / "2026-01-31-a1b2c3d"
     assert launch.command == (
         str(folder / "venv" / "bin" / "python"),
@@ -216,7 +217,7 @@ def test_a_release_shares_the_venv_where_its_requirements_are_the_same(world: Wo
         "--transport",
         "dual",
     )
-    assert launch.env == {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    assert (launch.env["PYTHONPATH"], launch.env["PYTHONSAFEPATH"]) == (str(folder), "1")
     assert check_release(layout, made.release.release_id, environ=world.environ) == ()
 
 
