@@ -1,6 +1,7 @@
 """A stand-in for mcpkeep that restarts its child: right by default, wrong on demand, to check the checks.
 
 `naive_relay.py [--lose | --double | --orphan | --leak] -- COMMAND...`. SIGUSR2 restarts with a gap.
+With `--lose` and `--double` it does so to the first answer after each restart.
 """
 
 import json
@@ -19,6 +20,7 @@ class Relay:
         self.initialize = b""
         self.in_flight: dict[Any, bytes] = {}
         self.leaked: list[bytes] = []
+        self.restarted = False
         self.out = self.back = b""
         self.child = self.spawn()
         signal.signal(signal.SIGUSR2, self.restart)
@@ -45,13 +47,14 @@ class Relay:
         while not self.back.endswith(b"\n"):
             self.back += os.read(self.child.stdout.fileno(), 65536)
         self.back = b""
-        if self.fault != "--lose":
-            for id_ in lost:
-                error = {"code": -32603, "message": "the child died", "data": {"reason": "child_exited"}}
-                self.answer(json.dumps({"jsonrpc": "2.0", "id": id_, "error": error}).encode() + b"\n")
+        self.restarted = True
+        for id_ in lost:
+            error = {"code": -32603, "message": "the child died", "data": {"reason": "child_exited"}}
+            self.answer(json.dumps({"jsonrpc": "2.0", "id": id_, "error": error}).encode() + b"\n")
 
     def answer(self, line: bytes) -> None:
-        for _ in range(2 if self.fault == "--double" and b'"error"' in line else 1):
+        restarted, self.restarted = self.restarted, False
+        for _ in range({"--lose": 0, "--double": 2}.get(self.fault, 1) if restarted else 1):
             os.write(1, line)
 
     def from_client(self) -> bool:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -148,7 +149,11 @@ class Load:
         self._turn_until(lambda: not self.ledger.outstanding, calling=False)
 
     def kill(self) -> None:
+        """Kill the child that serves, with as many calls under way as the pipe takes at once."""
         assert self.pid is not None
+        self._fill()
+        with suppress(BlockingIOError):
+            self._send()
         os.kill(self.pid, signal.SIGKILL)
         self.pid = None
         self._asking = 0
@@ -161,7 +166,7 @@ class Load:
             writable = [self.line.to] if self._out else []
             readable, writable, _ = select.select([self.line.back], writable, [], 1.0)
             if writable:
-                del self._out[: os.write(self.line.to, self._out)]
+                self._send()
             if readable:
                 self._receive()
                 latest = perf_counter()
@@ -176,6 +181,9 @@ class Load:
                 self._out += call(id_, "whoami", {})
             else:
                 self._out += call(id_, "echo", {"text": "soak"})
+
+    def _send(self) -> None:
+        del self._out[: os.write(self.line.to, self._out)]
 
     def _receive(self) -> None:
         data = os.read(self.line.back, 1 << 16)

@@ -172,6 +172,7 @@ async def test_killed_anywhere_in_an_upgrade_that_an_agent_leads_it_goes_on_ther
         require_nothing_left(world, session_id)
         await require_served(world, which)
         await lead(world, None, session_id)
+        assert list((world.base / "state").rglob("*.tmp")) == []
         assert require_whole(world, known.old, known.new) == "new"
         require_nothing_left(world)
         shutil.rmtree(world.workspace.parent)
