@@ -12,6 +12,7 @@ from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.apply import apply_plan, verify_staged
 from mcpkeep.supervisor.upgrade.baseline import renew_baseline
+from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.copying import Check
 from mcpkeep.supervisor.upgrade.diff import plan_diffs
 from mcpkeep.supervisor.upgrade.layout import Layout
@@ -28,8 +29,9 @@ class ContentFiles:
     Cancellation is heeded between files. Each raises UpgradeFailed.
     """
 
-    def __init__(self, layout: Layout, *, calls: FileCalls = OS_CALLS) -> None:
+    def __init__(self, layout: Layout, *, cache: Cache | None = None, calls: FileCalls = OS_CALLS) -> None:
         self._layout = layout
+        self._cache = cache or Cache(None)
         self._calls = calls
         self._limiter = anyio.CapacityLimiter(1)
 
@@ -63,7 +65,9 @@ class ContentFiles:
 
     async def diffs(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str]:
         """See `diff.plan_diffs`."""
-        return await self._run(lambda check: plan_diffs(self._layout, plan, paths, check=check))
+        return await self._run(
+            lambda check: plan_diffs(self._layout, plan, paths, cache=self._cache, check=check)
+        )
 
     async def remove_staging(self, session_id: str) -> None:
         """See `staging.remove_staging`; not given up half-way."""

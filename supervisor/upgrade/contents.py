@@ -26,9 +26,8 @@ class InstalledContents(ContentFiles):
     def __init__(
         self, layout: Layout, planner: Planner, *, cache: Cache, calls: FileCalls = OS_CALLS
     ) -> None:
-        super().__init__(layout, calls=calls)
+        super().__init__(layout, cache=cache, calls=calls)
         self._planner = planner
-        self._cache = cache
 
     async def compare(self, plan: Plan, release_id: str) -> tuple[str, ...]:
         """See `safe_upgrade.compare_with_safe_upgrade`; run by that release's interpreter."""

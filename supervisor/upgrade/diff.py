@@ -1,5 +1,6 @@
 """Unified diffs from what stands in the live tree to what would, by one call of git for all of them."""
 
+import hashlib
 import os
 import re
 import tempfile
@@ -7,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from mcpkeep.protocol.upgrade.decisions import Outcome, outcome_of
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.file_mode import LINK
 from mcpkeep.protocol.upgrade.line_endings import is_binary
-from mcpkeep.protocol.upgrade.plan import Case, Choice, Decision, Plan
+from mcpkeep.protocol.upgrade.plan import Case, Choice, Decision, Plan, PlannedFile
 from mcpkeep.supervisor.upgrade.apply import PlanContents
+from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.copying import Check
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.git import run_git
@@ -26,6 +30,11 @@ LONGEST_DIFF = 1_000
 
 _LARGEST = 1024 * 1024
 """Bytes of a file; of larger ones only the sizes are told."""
+
+# Raised by one whenever the diff of the same files comes to another text.
+_FORMAT = 1
+_KEPT = 1_000
+"""Diffs in the cache; more than an upgrade has, so that it holds the last one's."""
 
 _TAKE = Decision(Choice.TAKE, "diff")
 # No setting of the user's may change how it looks, or run anything. A line of context begins with a space, so
@@ -46,11 +55,17 @@ class _Sides(NamedTuple):
 
 
 def plan_diffs(
-    layout: Layout, plan: Plan, paths: Sequence[str], *, check: Check = lambda: None
+    layout: Layout,
+    plan: Plan,
+    paths: Sequence[str],
+    *,
+    cache: Cache | None = None,
+    check: Check = lambda: None,
 ) -> Mapping[str, str]:
     """By path, what would change; empty where nothing would. Of a conflict, what taking upstream's would.
 
-    Of binary and very large files the sizes are told in a word. Links are shown by their targets.
+    Of binary and very large files the sizes are told in a word. Links are shown by their targets. What the
+    `cache` has of the same versions is not worked out again.
 
     Raises:
         UpgradeFailed: a path is not in the plan, a file changed since it was made, or git failed.
@@ -59,13 +74,26 @@ def plan_diffs(
     unknown = [path for path in paths if path not in by_path]
     if unknown:
         raise UpgradeFailed(f"the plan has no {unknown[0]!r}", remediation="name a file that the plan lists")
-    asked = dict.fromkeys(paths)
+    cache = (cache or Cache(None)).without(layout.workspace, layout.base, Path(plan.source_path))
+    kept_in = f"diffs-{_FORMAT}-{hashlib.sha256(bytes(layout.base)).hexdigest()[:16]}"
+    kept = cache.read(kept_in, dict[str, str]) or {}
+    # A file of a plan names the object ids of all that its diff is made of.
+    names = {path: hashlib.sha256(msgspec.msgpack.encode(by_path[path])).hexdigest() for path in paths}
+    missing = [by_path[path] for path, name in names.items() if name not in kept]
+    if missing:
+        made = {names[path]: text for path, text in _make(layout, plan, missing, check).items()}
+        if len(kept) + len(made) > _KEPT:
+            kept = {name: kept[name] for name in names.values() if name in kept}
+        kept |= made
+        cache.write(kept_in, kept)
+    return {path: kept[name] for path, name in names.items()}
+
+
+def _make(layout: Layout, plan: Plan, files: Sequence[PlannedFile], check: Check) -> dict[str, str]:
     contents = PlanContents(layout, plan)
-    diffs: dict[str, str] = dict.fromkeys(asked, "")
-    decided = {path: _TAKE if by_path[path].case is Case.CONFLICT else None for path in asked}
-    changed = [
-        by_path[path] for path in asked if outcome_of(by_path[path], decided[path]) is not Outcome.LEAVE
-    ]
+    diffs = {file.path: "" for file in files}
+    decided = {file.path: _TAKE if file.case is Case.CONFLICT else None for file in files}
+    changed = [file for file in files if outcome_of(file, decided[file.path]) is not Outcome.LEAVE]
     with disk_failure("comparing files"):
         for batch, blobs in contents.batches(changed):
             sides: dict[str, _Sides] = {}

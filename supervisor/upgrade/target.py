@@ -1,6 +1,8 @@
 """The installation as phase 0 sees it: whether it can be upgraded, and what room that needs."""
 
 import fcntl
+import functools
+import glob
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,9 +44,9 @@ class InstalledTarget:
 def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
     problems = [*_structure(layout), *_file_system(layout)]
     command = _command(layout, problems)
-    content = sum(os.lstat(layout.base / path).st_size for path in walk(layout.base, content=True).files)
-    venv = folder_bytes(layout.venv.resolve()) if layout.venv.exists() else 0
-    required = 2 * content + venv
+    content = sum(os.lstat(f"{layout.base}/{path}").st_size for path in walk(layout.base, content=True).files)
+    venv = os.path.realpath(layout.venv)
+    required = 2 * content + _venv_bytes(venv, _installed_at(venv))
     available = free(layout.base)
     if available < required:
         problems.append(
@@ -78,6 +80,20 @@ def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
         current_version=_version(layout, current),
         releases=tuple(sorted(release_ids(layout), reverse=True)),
         problems=tuple(problems),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _venv_bytes(venv: str, _at: tuple[int, ...]) -> int:
+    """A venv can have as many files as all else together a hundred times over: they are counted once."""
+    return folder_bytes(Path(venv))
+
+
+def _installed_at(venv: str) -> tuple[int, ...]:
+    """When packages came or went last, in nanoseconds: each has a folder of its own in site-packages."""
+    return tuple(
+        os.stat(folder).st_mtime_ns
+        for folder in sorted(glob.glob(f"{glob.escape(venv)}/lib/python*/site-packages"))
     )
 
 

@@ -1,12 +1,15 @@
 """Diffs show what would change, by the files' names; words stand for what cannot be shown."""
 
 import os
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.plan import Case
+from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.diff import LONGEST_DIFF, plan_diffs
 from tests.supervisor.upgrade.content_world import ContentWorld, Spec, executable, link, plain
 
@@ -100,6 +103,23 @@ def test_settings_of_the_users_git_do_not_change_how_it_looks(
     assert plan_diffs(world.layout, world.plan(), names) == {name: EXPECTED[name] for name in names}
     assert not (tmp_path / "ran").exists()
     assert os.environ["HOME"] == str(tmp_path)
+
+
+def test_what_was_compared_once_is_not_compared_again(tmp_path: Path) -> None:
+    world = ContentWorld(tmp_path, SPECS)
+    plan, cache = world.plan(), Cache(tmp_path.parent / f"{tmp_path.name}-cache")
+    names = [spec.path for spec in SPECS if spec.path != "crlf.md"]
+    first = plan_diffs(world.layout, plan, names, cache=cache)
+    shutil.rmtree(plan.source_path)
+    assert plan_diffs(world.layout, plan, names, cache=cache) == first
+    with pytest.raises(UpgradeFailed):
+        plan_diffs(world.layout, plan, [*names, "crlf.md"], cache=cache)
+    changed = [
+        msgspec.structs.replace(file, local=file.upstream) if file.path == "update.md" else file
+        for file in plan.files
+    ]
+    with pytest.raises(UpgradeFailed):
+        plan_diffs(world.layout, msgspec.structs.replace(plan, files=changed), ["update.md"], cache=cache)
 
 
 def test_a_path_that_the_plan_does_not_have_is_refused(world: ContentWorld) -> None:

@@ -45,6 +45,15 @@ async def test_a_disk_that_is_too_small_is_told_with_both_sizes(tmp_path: Path) 
     assert "not enough disk space" in said(facts) and "free" in facts.problems[0].remedy
 
 
+async def test_a_package_that_came_meanwhile_is_counted(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    needed = (await facts_of(world)).bytes_required
+    package = next((world.base / "venv").glob("lib/python*/site-packages")) / "weighty"
+    package.mkdir()
+    (package / "data").write_bytes(b"x" * 100_000)
+    assert (await facts_of(world)).bytes_required >= needed + 100_000
+
+
 async def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     world = world_in(tmp_path)
     shutil.rmtree(world.base / "standards" / "universal")
