@@ -4,6 +4,7 @@ The changes of one session are serial; different sessions do not wait for each o
 after the write is durable, and a change once begun is carried through even where its caller is cancelled.
 """
 
+import functools
 import heapq
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
@@ -35,6 +36,9 @@ T = TypeVar("T")
 
 # Whoever keeps removing the lock file must not keep a call forever.
 _ATTEMPTS = 3
+
+# Sessions kept decoded: a change reads its session two or three times, and many are changed at a time.
+_DECODED = 128
 
 
 class News(msgspec.Struct, frozen=True):
@@ -146,6 +150,7 @@ class SessionActor:
         self._news = News()
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._acquiring = anyio.Lock(fast_acquire=True)
+        self._read_stored = functools.lru_cache(maxsize=_DECODED)(read_session)
 
     def now(self) -> datetime:
         """The clock that changes are dated by."""
@@ -346,7 +351,7 @@ class SessionActor:
                 f"did you mean one of: {', '.join(near)}" if near else "begin one with start",
             )
         try:
-            return read_session(stored)
+            return self._read_stored(stored)
         except SnapshotDamaged as e:
             raise StorageFailed(
                 f"session {session_id!r} cannot be read: {e}", "delete it, or repair it"

@@ -187,8 +187,9 @@ def require_nothing_left(world: World, session_id: str | None = None) -> None:
     assert owner is None or [owner["session_id"]] == open_
     assert [path.name for path in (own / "staging").glob("*")] in ([], open_)
     assert anything_pending(str(world.workspace)) is bool(open_)
+    elsewhere = {"state", "venvs", "staging"}
     unfinished = [path.relative_to(base) for path in base.rglob("*.tmp")]
-    assert [path for path in unfinished if path.parts[0] != "state" and "venvs" not in path.parts] == []
+    assert [path for path in unfinished if not elsewhere & {*path.parts}] == []
     assert [path.name for path in base.rglob(".mcpkeep-*")] == []
     assert [path.name for path in own.glob("baseline.*")] == []
     for release in (own / "releases").glob("*"):
