@@ -120,8 +120,8 @@ class UpgradeActor(Actor[UpgradeMessage]):
             self._listeners.remove(listener)
 
     def step(self, name: str) -> None:
-        """Tell a step of the work that is under way, such as a line of an installation."""
-        self._step_of(self._work)(name)
+        """Tell what a step of the work that is under way comes to, such as a line of an installation."""
+        self._tell_step(self._work, name)
 
     def holds(self, session_id: str) -> str | None:
         """What the session holds, in words; None where it holds nothing."""
@@ -254,12 +254,17 @@ class UpgradeActor(Actor[UpgradeMessage]):
 
     def _step_of(self, work: _Work | None) -> Callable[[str], None]:
         def step(name: str) -> None:
-            if work is not None:
-                work.step = name
-            for listener in self._listeners:
-                listener(work.session_id if work is not None else "", name)
+            if work is not None and name != work.step:
+                self._notify(Notify("info", f"{work.what}: {name}"))
+            self._tell_step(work, name)
 
         return step
+
+    def _tell_step(self, work: _Work | None, name: str) -> None:
+        if work is not None:
+            work.step = name
+        for listener in self._listeners:
+            listener(work.session_id if work is not None else "", name)
 
     def _run(
         self, work: _Work, session_id: str, options: UpgradeOptions, *, agent_led: bool, by: str
