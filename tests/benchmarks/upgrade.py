@@ -17,12 +17,17 @@ from typing import Any
 import msgspec
 
 from mcpkeep.protocol.upgrade.places import PARTS
+from mcpkeep.protocol.upgrade.requirements import read_requirements
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
+from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import find_installation
+from mcpkeep.supervisor.upgrade.python import own_base
 from mcpkeep.supervisor.upgrade.sample import Bulk, World, make_world
+from mcpkeep.supervisor.upgrade.venv import Venvs, find_uv
 from tests.benchmarks.figures import Table, percentile
 from tests.benchmarks.line import Line, call, decode_answer
 from tests.upgrades import content_of, mcpkeep_environment
+from tests.wheels import make_wheel, offline_environment
 
 __all__ = ["upgrade_scale_table", "upgrade_table"]
 
@@ -33,6 +38,9 @@ PACE = 0.01
 BUDGETS = (30, 20, 45, 60, 30, 15)
 """Seconds that each phase may take by hand; a tenth of them with a server that starts at once."""
 PHASES = ("checks", "backup and preparation", "content", "server", "validation", "cleanup")
+COLD = "SIGUSR1 until it answers, from a cold start"
+OWN_START = "the server's own start"
+PACKAGES = 60
 QUIET: tuple[tuple[str, dict[str, object]], ...] = (("get_server_info", {}), ("current_date", {}))
 SEARCH: tuple[str, dict[str, object]] = ("search_standards", {"query": "how long may I hold a lock"})
 
@@ -40,9 +48,9 @@ SEARCH: tuple[str, dict[str, object]] = ("search_standards", {"query": "how long
 class Stream:
     """One client of one mcpkeep: a thread reads, another may call at a steady pace; each call is timed."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, **env: str) -> None:
         command = [sys.executable, "-m", "mcpkeep.supervisor", "run", "--workspace", str(world.workspace)]
-        self.line = Line(command, cwd=world.workspace, env=mcpkeep_environment(world))
+        self.line = Line(command, cwd=world.workspace, env={**mcpkeep_environment(world), **env})
         self.line.initialize()
         self.delays: dict[str, list[float]] = {}
         self.failures: list[str] = []
@@ -151,7 +159,9 @@ def upgrade_table(*, rounds: int) -> Table:
         (
             "limits of the phases: a tenth of what is allowed by hand; the sample's server starts in 50 ms, "
             "the real one in 8 to 10 s",
-            "copytree, then hash: as durable as the backup, each file synced; and as it stands, without",
+            "copytree, then hash: without a sync; and as durable as the backup, each file synced",
+            "the way back to a cold server: the server's own start, which stands beside it, and 100 ms",
+            f"a venv of {PACKAGES} packages: made by uv out of its cache, synced",
         ),
     )
 
@@ -176,13 +186,16 @@ def _measured(size: Bulk, rounds: int) -> Iterator[tuple[str, ...]]:
             world = make_world(Path(folder), bulk=size)
             for name, seconds in _backups(world):
                 seen.setdefault(name, []).append(seconds)
-            for name, seconds in _upgrade(world, delays):
+            for name, seconds in (*_upgrade(world, delays), *_cold_rollback(world), *_venvs(Path(folder))):
                 seen.setdefault(name, []).append(seconds)
     limits: dict[str, float] = {
         "preview, warm": 0.1,
         **{f"phase {n}, {name}": BUDGETS[n] / 10 for n, name in enumerate(PHASES)},
         "all six": 12.0,
+        "content swap": 0.1,
         "SIGUSR1 until the old version answers": 0.25,
+        COLD: percentile(seen[OWN_START], 0.5) + 0.1,
+        f"venv, {PACKAGES} packages": 2.0,
     }
     for name, all_of_it in seen.items():
         yield _row(name, all_of_it, limits.get(name) if limited else None)
@@ -227,17 +240,81 @@ def _upgrade(world: World, delays: dict[str, list[float]]) -> Iterator[tuple[str
             total += seconds
             yield f"phase {number}, {PHASES[number]}", seconds
         yield "all six", total
+        yield "content swap", _swap_seconds(world)
         stream.wait_for_server(old.__ne__)
-        new = stream.pid
-        begun = perf_counter()
-        os.kill(int((world.base / ".mcpkeep" / "pid").read_text()), signal.SIGUSR1)
-        stream.wait_for_server(new.__ne__)
-        yield "SIGUSR1 until the old version answers", perf_counter() - begun
+        yield "SIGUSR1 until the old version answers", _way_back(world, stream)
     stream.close()
     for tool, each in stream.delays.items():
         delays.setdefault(tool, []).extend(each)
     if stream.failures or content_of(world) != before:
         raise AssertionError(f"not as before, or calls failed: {stream.failures[:3]}")
+
+
+def _cold_rollback(world: World) -> Iterator[tuple[str, float]]:
+    """The same upgrade once more, and back where no former server is kept; beside a server's own start."""
+    python = world.base / "venv" / "bin" / "python"
+    server = Line(
+        [str(python), "-m", "mcp_server", "--transport", "stdio"],
+        cwd=world.workspace,
+        env={**world.environment, "PYTHONPATH": str(world.base)},
+    )
+    server.initialize()
+    yield OWN_START, perf_counter() - server.started
+    server.close()
+    stream = Stream(world, MCPKEEP_UPGRADE_FREEZE="false")
+    with stream.flowing():
+        stream.wait_for_server(bool)
+        old = stream.pid
+        for _ in _phases(stream, str(world.source)):
+            pass
+        stream.wait_for_server(old.__ne__)
+        yield COLD, _way_back(world, stream)
+    stream.close()
+
+
+def _way_back(world: World, stream: Stream) -> float:
+    """Seconds from SIGUSR1 until another server answers."""
+    new = stream.pid
+    begun = perf_counter()
+    os.kill(int((world.base / ".mcpkeep" / "pid").read_text()), signal.SIGUSR1)
+    stream.wait_for_server(new.__ne__)
+    return perf_counter() - begun
+
+
+def _swap_seconds(world: World) -> float:
+    """How long the content was neither the old one nor the new one, by the log."""
+    log = (world.base / ".mcpkeep" / "logs" / "mcpkeep.log").read_text()
+    begun, ended = (
+        next(line.split()[0] for line in reversed(log.splitlines()) if line.endswith(step))
+        for step in ("bringing the content in", "moving requests over")
+    )
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+
+
+def _venvs(folder: Path) -> Iterator[tuple[str, float]]:
+    """A venv for requirements that a former one meets, and one of many packages from uv's cache."""
+    wheels, home = folder / "many", folder / "home-of-uv"
+    text = "".join(f"package{n}==1.0\n" for n in range(PACKAGES))
+    for n in range(PACKAGES):
+        make_wheel(
+            wheels, f"package{n}", "1.0", files={f"package{n}/m{m}.py": "x = 1\n" * 50 for m in range(20)}
+        )
+    environ = offline_environment(wheels, home)
+    file = folder / "many.txt"
+    file.write_text(text)
+    wanted = read_requirements("many.txt", {"many.txt": text}.get)
+    for number in ("cold", "warm"):
+        venvs = Venvs(folder / f"venvs-{number}", environ=environ, uv=find_uv(environ), own_base=own_base())
+        begun = perf_counter()
+        built = venvs.provide(wanted, file, former=None, former_sha256=None, stopper=Stopper(), progress=str)
+        if number == "warm":
+            yield f"venv, {PACKAGES} packages", perf_counter() - begun
+    begun = perf_counter()
+    again = venvs.provide(
+        wanted, file, former=built.name, former_sha256=wanted.sha256, stopper=Stopper(), progress=str
+    )
+    assert again.shared
+    yield "venv, unchanged requirements", perf_counter() - begun
 
 
 def _phases(stream: Stream, source: str) -> Iterator[tuple[int, float]]:
@@ -268,6 +345,7 @@ def _backups(world: World) -> Iterator[tuple[str, float]]:
     layout = find_installation(world.workspace)
     assert layout is not None
     store = BackupFiles(layout)
+    os.sync()
     begun = perf_counter()
     done = store.create("bench", release=None, requirements="", now=datetime.now(UTC), check=lambda: None)
     yield "backup", perf_counter() - begun
@@ -276,6 +354,7 @@ def _backups(world: World) -> Iterator[tuple[str, float]]:
     yield "verification of it", perf_counter() - begun
     copy = world.workspace.parent / "copy"
     copy.mkdir()
+    os.sync()
     begun = perf_counter()
     for part in {part.installed.split("/")[0] for part in PARTS}:
         if (world.base / part).exists():
