@@ -47,7 +47,7 @@ def plan_rollback(
             `backup_id`), or a file cannot be read or written.
     """
     require_session_id(session_id)
-    way = find_way_back(changes.records(), to)
+    way = find_way_back(changes.made.records(), to)
     try:
         return _stage(changes, session_id, way, calls)
     except OSError as e:
@@ -72,10 +72,10 @@ def plan_restored(
         server = changes.require_release(former or "").server_files
         installed.update((f"mcp_server/{path}", sha) for path, sha in server.items())
     try:
-        records = changes.records()
+        records = changes.made.records()
     except UpgradeFailed:
         records = ()
-        changes.forget()
+        changes.made.forget()
     for record in records:
         installed.update((path, file.new) for path, file in record.files.items())
     left: dict[str, str] = {}
