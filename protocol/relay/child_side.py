@@ -6,25 +6,16 @@ from typing import assert_never
 from msgspec import UNSET, Raw
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.relay.bound import Bound
 from mcpkeep.protocol.relay.call import Call
-from mcpkeep.protocol.relay.calls import Calls
 from mcpkeep.protocol.relay.framing import Frame, Oversized
 from mcpkeep.protocol.relay.head import Head, Params, read_head
-from mcpkeep.protocol.relay.health import Health
 from mcpkeep.protocol.relay.jsonrpc import RequestId, decode_message, encode_result
 from mcpkeep.protocol.relay.link import Link, Purpose
 from mcpkeep.protocol.relay.listens import acknowledge, listens_updated
-from mcpkeep.protocol.relay.listing import Listing
 from mcpkeep.protocol.relay.mcp import LIST_KINDS, Era
-from mcpkeep.protocol.relay.minted import Minted
-from mcpkeep.protocol.relay.notices import Notices
-from mcpkeep.protocol.relay.opening import Opening, capabilities_of
-from mcpkeep.protocol.relay.output import Output
-from mcpkeep.protocol.relay.own_requests import OwnRequests
+from mcpkeep.protocol.relay.opening import capabilities_of
 from mcpkeep.protocol.relay.salvage import Salvage
-from mcpkeep.protocol.relay.succession import Succession
-from mcpkeep.protocol.relay.takeover import Takeover
+from mcpkeep.protocol.relay.side import Between, Side
 from mcpkeep.protocol.switch import ChildRefused
 
 __all__ = ["ChildSide"]
@@ -39,46 +30,19 @@ _SERVED_FOR = {"logging/setLevel": "logging", "tools/list": "tools"}
 _LIST_CHANGED = frozenset(kind.changed for kind in LIST_KINDS.values())
 
 
-class ChildSide:
-    def __init__(
-        self,
-        out: Output,
-        *,
-        calls: Calls,
-        opening: Opening,
-        listing: Listing,
-        minted: Minted,
-        bound: Bound,
-        health: Health,
-        succession: Succession,
-        takeover: Takeover,
-        notices: Notices,
-        own_requests: OwnRequests,
-        max_message: int,
-    ) -> None:
+class ChildSide(Side):
+    def __init__(self, between: Between, *, max_message: int) -> None:
         """`max_message` is the longest line that is passed on, in bytes; told where one is dropped."""
-        self._out = out
-        self._calls = calls
-        self._opening = opening
-        self._listing = listing
-        self._minted = minted
-        self._bound = bound
-        self._health = health
-        self._succession = succession
-        self._takeover = takeover
-        self._notices = notices
-        self._own_requests = own_requests
+        super().__init__(between)
         self._salvage = Salvage(
-            out,
-            calls=calls,
-            succession=succession,
-            notices=notices,
-            listing=listing,
+            between.out,
+            calls=between.calls,
+            succession=between.succession,
+            notices=between.notices,
+            listing=between.listing,
             carry=self.take,
             max_message=max_message,
         )
-        self._links = succession.links
-        self._table = calls.table
 
     def take(self, generation: int, frames: Sequence[Frame], now: float) -> None:
         """Lines of a child, in order."""

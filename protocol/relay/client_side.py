@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from msgspec import UNSET, Raw
 
 from mcpkeep.protocol.errors import ProtocolError
-from mcpkeep.protocol.relay.bound import Bound
 from mcpkeep.protocol.relay.call import Call
-from mcpkeep.protocol.relay.calls import Calls
 from mcpkeep.protocol.relay.framing import Frame, IdScanner, Oversized
 from mcpkeep.protocol.relay.head import NO_META, Head, Params, read_head
-from mcpkeep.protocol.relay.health import Health
 from mcpkeep.protocol.relay.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -22,53 +19,19 @@ from mcpkeep.protocol.relay.jsonrpc import (
     split_batch,
 )
 from mcpkeep.protocol.relay.link import Link
-from mcpkeep.protocol.relay.listing import Listing
 from mcpkeep.protocol.relay.mcp import LIST_KINDS, LOSS, Era, Loss
-from mcpkeep.protocol.relay.minted import Minted
-from mcpkeep.protocol.relay.notices import Notices
-from mcpkeep.protocol.relay.opening import Opening
-from mcpkeep.protocol.relay.output import Output
 from mcpkeep.protocol.relay.own_calls import OwnCalls
-from mcpkeep.protocol.relay.own_requests import OwnRequests
-from mcpkeep.protocol.relay.succession import Succession
-from mcpkeep.protocol.relay.takeover import Takeover
+from mcpkeep.protocol.relay.side import Between, Side
 
 __all__ = ["ClientSide"]
 
 
-class ClientSide:
-    def __init__(
-        self,
-        out: Output,
-        *,
-        calls: Calls,
-        opening: Opening,
-        listing: Listing,
-        minted: Minted,
-        bound: Bound,
-        health: Health,
-        succession: Succession,
-        takeover: Takeover,
-        notices: Notices,
-        own_calls: OwnCalls,
-        own_requests: OwnRequests,
-        own_prefix: str,
-    ) -> None:
-        self._out = out
-        self._calls = calls
-        self._opening = opening
-        self._listing = listing
-        self._minted = minted
-        self._bound = bound
-        self._health = health
-        self._succession = succession
-        self._takeover = takeover
-        self._notices = notices
+class ClientSide(Side):
+    def __init__(self, between: Between, *, own_calls: OwnCalls, own_prefix: str) -> None:
+        """`own_prefix` begins the ids of our own requests."""
+        super().__init__(between)
         self._own_calls = own_calls
-        self._own_requests = own_requests
         self._own_prefix = own_prefix
-        self._links = succession.links
-        self._table = calls.table
 
     def take(self, frames: Sequence[Frame], now: float) -> None:
         """Lines of the client, in order."""

@@ -26,6 +26,7 @@ from mcpkeep.protocol.relay.opening import Opening
 from mcpkeep.protocol.relay.output import Output
 from mcpkeep.protocol.relay.own_calls import OwnCalls
 from mcpkeep.protocol.relay.own_requests import OwnRequests
+from mcpkeep.protocol.relay.side import Between
 from mcpkeep.protocol.relay.standing import Standing
 from mcpkeep.protocol.relay.succession import Succession
 from mcpkeep.protocol.relay.takeover import Takeover
@@ -70,7 +71,7 @@ class Relay:
         self.listing = Listing(own_tools, overlay=settings.overlay)
         self.calls = Calls(self.output, self.listing, self.opening)
         self._settings = settings
-        minted, bound, standing = Minted(), Bound(), Standing()
+        minted, standing = Minted(), Standing()
         self._health = Health(settings.health)
         self.lane = Lane(self.calls.table, listing=self.listing, opening=self.opening, health=self._health)
         self._takeover = Takeover(self.output, self.opening, self.listing, standing, prefix=own_prefix)
@@ -91,35 +92,21 @@ class Relay:
             tell_change=self._notices.tell_change,
         )
         self.own_requests.links = self._succession.links
-        client = ClientSide(
-            self.output,
+        between = Between(
+            out=self.output,
             calls=self.calls,
             opening=self.opening,
             listing=self.listing,
             minted=minted,
-            bound=bound,
-            health=self._health,
-            succession=self._succession,
-            takeover=self._takeover,
-            notices=self._notices,
-            own_calls=self._own_calls,
-            own_requests=self.own_requests,
-            own_prefix=own_prefix,
-        )
-        child = ChildSide(
-            self.output,
-            calls=self.calls,
-            opening=self.opening,
-            listing=self.listing,
-            minted=minted,
-            bound=bound,
+            bound=Bound(),
             health=self._health,
             succession=self._succession,
             takeover=self._takeover,
             notices=self._notices,
             own_requests=self.own_requests,
-            max_message=settings.max_message,
         )
+        client = ClientSide(between, own_calls=self._own_calls, own_prefix=own_prefix)
+        child = ChildSide(between, max_message=settings.max_message)
         # Methods of the two sides and not of our own, which would be one more call for each frame.
         self.from_client: Callable[[Sequence[Frame], float], None] = client.take
         """Take lines of the client, in order, at this time."""
