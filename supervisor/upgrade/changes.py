@@ -26,17 +26,12 @@ from mcpkeep.supervisor.upgrade.change_failure import as_failure, failure
 from mcpkeep.supervisor.upgrade.journal import JournalFiles, require_session_id
 from mcpkeep.supervisor.upgrade.late_edits import LateEdits
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.live_files import (
-    copy_file,
-    digest,
-    make_missing,
-    remove_tree,
-    require_inside,
-)
+from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, require_inside
 from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
-from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried, sync_tree
+from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried
 
 __all__ = ["ChangeFiles", "index_place"]
 
@@ -231,7 +226,7 @@ class ChangeFiles:
         index = self._index(order)
         if index is not None:
             if index.staged is not None and order.kind == "upgrade":
-                sync_tree(base / index.staged, calls=calls)
+                calls.sync_tree(base / index.staged)
             if index.kept is not None:
                 remove_tree(base / index.kept, calls=calls)
         sync_folders(touched, calls=calls)

@@ -12,7 +12,8 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.durable import FileCalls, make_folders, remove_file, write_durably
 from mcpkeep.supervisor.upgrade.change_failure import as_failure
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.live_files import digest, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import digest
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = ["MadeChanges"]
 

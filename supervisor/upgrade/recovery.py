@@ -22,8 +22,8 @@ from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
-from mcpkeep.supervisor.upgrade.live_files import remove_tree
 from mcpkeep.supervisor.upgrade.lock import HeldLock
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["Recovered", "recover"]

@@ -22,8 +22,9 @@ from mcpkeep.protocol.upgrade.rollback import (
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
-from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
 __all__ = ["plan_restored", "plan_rollback"]
