@@ -54,7 +54,8 @@ from mcpkeep.supervisor.upgrade.release_store import (
     server_words,
     write_release,
 )
-from mcpkeep.supervisor.upgrade.venv import SCHEMA, BuiltVenv, Venvs, folder_bytes, remove_tree
+from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.venv import SCHEMA, BuiltVenv, Venvs, folder_bytes
 
 __all__ = ["Installer"]
 

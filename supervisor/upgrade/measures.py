@@ -47,7 +47,7 @@ class LiveValidation:
         lack = lack_of(base)
         if lack is None:
             return False
-        records = ChangeFiles(self._layout, JournalFiles(self._layout)).records()
+        records = ChangeFiles(self._layout, JournalFiles(self._layout)).made.records()
         installed: Mapping[str, ChangedFile] = records[-1].files if records else {}
         return not any(
             path in installed and digest(base / path) == installed[path].new
