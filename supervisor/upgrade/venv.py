@@ -26,6 +26,7 @@ from mcpkeep.protocol.upgrade.requirements import (
     venv_key,
 )
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.file_system_sync import sync_roughly
 from mcpkeep.supervisor.upgrade.command import Finished, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, bare_environment, venv_python
 from mcpkeep.supervisor.upgrade.removal import remove_tree
@@ -276,7 +277,7 @@ class Venvs:
                     f"{tool} reported success, and these are not met: {', '.join(missing)}",
                     remediation="find out what removes packages from a new venv",
                 )
-            self._calls.sync_tree(path)
+            sync_roughly(path)
             record = VenvRecord(
                 SCHEMA, requirements.sha256, datetime.now(UTC), tool, freeze(facts), unconstrained
             )
