@@ -29,7 +29,7 @@ async def test_cancelled_before_the_first_of_them_has_started_they_end(tmp_path:
     layout = Layout(tmp_path, tmp_path / ".praxis-os")
     layout.own.mkdir(parents=True)
     os.mkfifo(layout.own / "probation.json")
-    ended = anyio.Event()
+    ended, in_time = anyio.Event(), False
 
     async def run() -> None:
         try:
