@@ -209,9 +209,11 @@ async def running_upgrades(
     )
     async with anyio.create_task_group() as tasks:
         try:
-            # Whatever cancels this: what is under way is taken back with their help.
-            await tasks.start(_shielded(backups.run))
-            await tasks.start(_shielded(installer.run))
+            # Whatever cancels this: what is under way is taken back with their help. Nor may it cancel a
+            # start: that would wait for the end of one that nobody has told to stop.
+            with anyio.CancelScope(shield=True):
+                await tasks.start(_shielded(backups.run))
+                await tasks.start(_shielded(installer.run))
             await tasks.start(actor.run)
             yield actor
         finally:

@@ -1,8 +1,10 @@
 """What phase 0 says of an installation: everything that is wrong with it at once, and what to do."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -80,12 +82,13 @@ async def test_a_folder_whose_name_would_end_a_search_path_is_refused(tmp_path: 
 @pytest.fixture
 def other_device(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system, where one is at hand."""
-    folder = Path("/dev/shm", f"mcpkeep-{tmp_path.name}")
-    if not folder.parent.is_dir() or folder.parent.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system at hand")
-    folder.mkdir()
-    yield folder
-    folder.rmdir()
+    here = tmp_path.stat().st_dev
+    for parent in map(Path, ("/dev/shm", "/tmp", "/var/tmp")):
+        if parent.is_dir() and parent.stat().st_dev != here and os.access(parent, os.W_OK):
+            with TemporaryDirectory(dir=parent, prefix="mcpkeep-") as folder:
+                yield Path(folder)
+            return
+    pytest.skip("there is no second file system at hand")
 
 
 async def test_a_part_on_another_device_is_refused_by_name(tmp_path: Path, other_device: Path) -> None:
