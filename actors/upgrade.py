@@ -447,7 +447,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")
             )
-            message = RollBack(to=self._probation.former, by=_PROBATION)
+            # After a change of content alone, the former version has the same release.
+            former = self._probation.former
+            to = former if former != self._probation.release else None
+            message = RollBack(to=to, by=_PROBATION)
             self.tasks.start_soon(self._interrupt, Envelope[UpgradeMessage](message), message)
 
     async def _status(self) -> UpgradeAnswer:

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 import msgspec
 
-from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
+from mcpkeep.actors.upgrade_world import LiveServer, Progress, UpgradeWorld
 from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
 from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
@@ -29,7 +29,17 @@ from mcpkeep.protocol.upgrade.release import (
 from mcpkeep.protocol.upgrade.request import ConflictsUndecided
 from mcpkeep.protocol.upgrade.size import show_size
 
-__all__ = ["BACKUP_LIMIT", "INSTALL_LIMIT", "Context", "Undecided", "check", "merge", "prepare", "settle"]
+__all__ = [
+    "BACKUP_LIMIT",
+    "INSTALL_LIMIT",
+    "Context",
+    "Undecided",
+    "check",
+    "merge",
+    "move_to",
+    "prepare",
+    "settle",
+]
 
 BACKUP_LIMIT = 3600.0
 """Seconds for a backup of whatever size on whatever disk."""
@@ -108,8 +118,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     former = (await _install(context, AdoptRelease(session_id))).release
     if world.live.serving and world.live.release != former.release_id:
         context.step("moving the server to its release")
-        await world.live.start(former.release_id, progress=context.step)
-        await world.live.promote(freeze=False)
+        await move_to(world.live, former.release_id, progress=context.step)
     backup = await _back_up(context, former.release_id)
     made: ReleaseMade | None = None
     if context.options.code:
@@ -144,6 +153,17 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
         packages=made.packages if made is not None else 0,
         post_install=steps,
     )
+
+
+async def move_to(live: LiveServer, release: str, *, progress: Progress) -> None:
+    """Have clients served from a release of which the files stand there. Raises UpgradeFailed."""
+    await live.start(release, progress=progress)
+    try:
+        await live.promote(freeze=False)
+    except UpgradeFailed:
+        with anyio.CancelScope(shield=True):
+            await live.drop()
+        raise
 
 
 async def _back_up(context: Context, release: str) -> BackupDone:

@@ -101,6 +101,8 @@ class FakeWorld:
         self.proof = proof_of()
         self.browser = False
         self.stale: tuple[str, ...] = ()
+        self.unindexed: tuple[str, ...] = ()
+        self.altered: tuple[str, ...] = ()
         self.journals_: dict[str, list[JournalRecord]] = {}
         self.lock_: dict[str, object] | None = None
         self.staging: set[str] = set()
@@ -288,6 +290,14 @@ class _Contents(_Part):
         await self._w.point("contents.stale")
         return self._w.stale
 
+    async def verify_staged(self, plan: Plan, session_id: str, applied: Applied) -> tuple[str, ...]:
+        await self._w.point("contents.verify_staged")
+        return self._w.altered
+
+    async def unindexed(self, plan: Plan, session_id: str) -> tuple[str, ...]:
+        await self._w.point("contents.unindexed")
+        return self._w.unindexed
+
     async def expected(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str | None]:
         await self._w.point("contents.expected")
         return dict.fromkeys(paths)
@@ -410,6 +420,8 @@ class _Changes(_Part):
         await w.point("changes.plan_rollback")
         if not w.changes_:
             raise UpgradeFailed("there is nothing to go back to", remediation="restore a backup")
+        if to == w.installed:
+            raise UpgradeFailed(f"release {to!r} is the current one already", remediation="name another")
         w.staging.add(session_id)
         last = w.changes_[-1]
         order = ChangeOrder(
@@ -476,6 +488,8 @@ class _Live(_Part):
 
     async def start(self, release_id: str, *, progress: Progress) -> None:
         await self._w.point("live.start")
+        if self._w.started is not None:
+            raise broken("another release is being prepared")
         self._w.started = release_id
 
     async def promote(self, *, freeze: bool) -> None:
