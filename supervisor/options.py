@@ -96,7 +96,8 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
     return RunOptions(
         command=command,
         cwd=folder,
-        env={**env, **settings.child.env},
+        # What leads to a release's own code stands above all else.
+        env={**env, **settings.child.env} if release is None else {**settings.child.env, **env},
         workspace=workspace,
         state_dir=state.path,
         log_file=log_file,

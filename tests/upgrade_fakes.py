@@ -130,6 +130,10 @@ class FakeWorld:
         self.held[name] = anyio.Event(), anyio.Event()
         return self.held[name]
 
+    def crash(self) -> None:
+        """The live server ends, and is not up again yet."""
+        self.running = None
+
     def state(self, session_id: str) -> JournalState | None:
         return fold(self.journals_.get(session_id, ()))
 

@@ -33,7 +33,7 @@ async def answer_alone(
     """Answer one question on the workspace itself; what was interrupted before is recovered first."""
     path, _ = find_config(str(layout.workspace))
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
-    parts = make_parts(layout)
+    parts, child_env = make_parts(layout), settings.child.env
     mark = mark_rolled_back or mark_session_rolled_back(layout.workspace)
     said: tuple[str, ...] = ()
     # A plan that an upgrade follows is made of what will stand there.
@@ -50,12 +50,13 @@ async def answer_alone(
     try:
         await anyio.to_thread.run_sync(watcher.ready)
         async with (
-            DirectServer(layout, run_id=run_id) as live,
+            DirectServer(layout, run_id=run_id, environ={**os.environ, **child_env}) as live,
             running_upgrades(
                 parts,
                 settings.upgrade,
                 live=live,
                 run_id=run_id,
+                child_env=child_env,
                 recovered=said,
                 notify=lambda notify: on_step("", notify.text),
                 heard=lambda line: None,

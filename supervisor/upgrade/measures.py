@@ -9,10 +9,11 @@ from mcpkeep.actors.upgrade_world import LiveMeasures
 from mcpkeep.protocol.upgrade.change import ChangedFile
 from mcpkeep.protocol.upgrade.places import SETTINGS
 from mcpkeep.protocol.upgrade.smoke import browser_wanted
+from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.index import lack_of
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
-from mcpkeep.supervisor.upgrade.launch import ask_code_path, clean_environment, launch_release
+from mcpkeep.supervisor.upgrade.launch import ask_code_path, launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_checks import run_unit_tests, watching
 from mcpkeep.supervisor.upgrade.live_files import digest

@@ -56,6 +56,7 @@ class Upgrades:
         *,
         live: LiveServer,
         run_id: str,
+        child_env: Mapping[str, str],
         started: "Started | None",
         notify: Callable[[Notify], None],
         tell_next: Callable[[Notify], None],
@@ -66,6 +67,7 @@ class Upgrades:
         self._settings = settings
         self._live = live
         self._run_id = run_id
+        self._child_env = child_env
         self._started = started
         self._notify = notify
         self._tell_next = tell_next
@@ -240,6 +242,7 @@ class Upgrades:
             self._settings,
             live=self._live,
             run_id=self._run_id,
+            child_env=self._child_env,
             recovered=() if started is None else started.said,
             notify=self._notify,
             heard=_log_candidate,

@@ -64,6 +64,7 @@ def wire_upgrades(
         options.settings.upgrade,
         live=live,
         run_id=run_id,
+        child_env=settings.env,
         started=options.started,
         notify=notify,
         tell_next=tell_next,

@@ -638,7 +638,7 @@ async def test_a_server_that_is_down_when_it_is_to_be_validated_is_started_and_s
     fakes = FakeWorld()
     async with running(fakes) as run:
         await run.phases(3)
-        fakes.running = None
+        fakes.crash()
         assert isinstance(await run.phase(4), PhaseMeasured)
     assert (fakes.running, fakes.started) == (NEW, None)
 
@@ -647,7 +647,7 @@ async def test_one_that_was_started_to_be_validated_and_fails_is_rolled_back() -
     fakes = FakeWorld()
     async with running(fakes) as run:
         await run.phases(3)
-        fakes.running = None
+        fakes.crash()
         fakes.failing["validation.measure"] = broken()
         answer = await run.phase(4)
         assert isinstance(answer, UpgradeFault) and answer.state == "rolled_back", answer

@@ -40,6 +40,7 @@ async def test_cancelled_before_the_first_of_them_has_started_they_end(tmp_path:
                     Upgrade(),
                     live=live,
                     run_id="0" * 32,
+                    child_env={},
                     recovered=(),
                     notify=lambda _: None,
                     heard=lambda _: None,
