@@ -61,6 +61,7 @@ class Moves:
         self._number = 0
         self._next = anyio.Event()
         self._windows: list[_Window] = []
+        self._waiting = anyio.CancelScope()
 
     @property
     def windows(self) -> int:
@@ -68,7 +69,7 @@ class Moves:
         return len(self._windows)
 
     async def tell(self) -> None:
-        """The server has moved: tell them, and wait until theirs have followed, for `limit` seconds.
+        """The server has moved: tell them, and wait until theirs have followed, for `limit` seconds at most.
 
         What their former servers need, such as the old index's files, may be removed afterwards.
         """
@@ -76,11 +77,16 @@ class Moves:
         self._next.set()
         self._next = anyio.Event()
         windows, number = tuple(self._windows), self._number
-        with anyio.move_on_after(self._limit) as waited:
+        with anyio.move_on_after(self._limit) as self._waiting:
             for window in windows:
                 await window.until_followed(number)
-        if waited.cancelled_caught:
-            _log.warning("a server of another window has not followed within %g s", self._limit)
+        if self._waiting.cancelled_caught:
+            _log.warning("the server of another window has not followed yet; it is not waited for any longer")
+
+    def hurry(self) -> None:
+        """Wait for nobody any more: this process is to end."""
+        self._limit = 0.0
+        self._waiting.cancel()
 
     async def attend(self, stream: SocketStream) -> None:
         """Tell the window at the other end until it leaves."""

@@ -165,6 +165,8 @@ class Upgrades:
         """After the client has left, or with `stop` at a signal: end what is under way; leave word of it."""
         self._leaving = True
         self._following.leave()
+        if stop:
+            self._moves.hurry()
         if self._actor is None:
             return
         self._attended = False
@@ -179,6 +181,7 @@ class Upgrades:
         """End what `finish` waits for; False where it waits for nothing."""
         if self._finishing is None:
             return False
+        self._moves.hurry()
         self._finishing.cancel()
         return True
 
