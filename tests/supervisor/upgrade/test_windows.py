@@ -38,6 +38,11 @@ async def look(session: Session) -> tuple[str | None, bool, int]:
     return status["server"]["release"], NEW_TOOL in await session.tools(), await session.server()
 
 
+async def upgrade(session: Session) -> None:
+    done = await session.keep("upgrade", source_path=str(session.world.source))
+    assert done["status"] == "success", done
+
+
 async def window(session: Session) -> int:
     pid: int = (await session.keep("status"))["mcpkeep"]["pid"]
     return pid
@@ -64,8 +69,12 @@ async def test_every_windows_server_follows_an_upgrade_and_the_way_back(world: W
         ):
             assert first.holder() == holder
             old, old_named = await second.server(), await named.server()
-            done = await first.keep("upgrade", source_path=str(world.source))
-            assert done["status"] == "success", done
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(upgrade, first)
+                await first.until_noticed("making the backup")
+                async with session_in(world) as late:
+                    await first.until_noticed("writing the report")
+                    await until_on(late, current(world))
             # Every window has followed when it is over.
             *found, new = await look(second)
             assert (found, new != old) == ([current(world), True], True)
@@ -79,8 +88,9 @@ async def test_every_windows_server_follows_an_upgrade_and_the_way_back(world: W
             assert (found, back not in (old, new)) == (["adopted", False], True)
             assert (await look(named))[:2] == (None, False)
             assert (await look(first))[:2] == ("adopted", False)
+            await traffic.until_answered_by(lambda pid: pid == back)
         assert traffic.failures == []
-        assert [pid for pid in traffic.pids if pid in (old, new, back)] == [old, new, back]
+        assert [pid for pid in dict.fromkeys(traffic.pids) if pid in (old, new, back)] == [old, new, back]
     assert live_processes(world) == []
 
 
@@ -101,6 +111,7 @@ async def test_after_the_holder_was_killed_the_next_one_is_followed(world: World
             assert {session: await session.server() for session in windows.values()} == servers
             with (world.base / "mcp_server" / "tools.py").open("a") as code:
                 code.write("\n# edited\n")
+            psutil.Process(servers[third]).kill()  # it is started again, or just was, when its turn comes
             async with session_in(world) as fourth:  # its start makes a release of the edited code
                 assert "adopted" != current(world) == (await look(fourth))[0]
                 for session in windows.values():
