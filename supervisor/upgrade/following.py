@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -32,6 +33,8 @@ class MovableServer(Protocol):
     async def start(self, release_id: str | None, *, progress: Progress) -> None: ...
 
     async def promote(self, *, freeze: bool) -> None: ...
+
+    async def drop(self) -> None: ...
 
 
 class FollowingServer:
@@ -95,6 +98,8 @@ class FollowingServer:
                 await self._live.start(None if named else current, progress=_log.debug)
                 await self._live.promote(freeze=False)
             except UpgradeFailed as failed:
+                with suppress(UpgradeFailed):
+                    await self._live.drop()
                 if not self._leaving:
                     remedy = "restart this window's MCP server in the IDE"
                     self._notify(Notify("error", f"the former server stays: {failed}; {remedy}"))

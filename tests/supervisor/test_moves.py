@@ -173,16 +173,20 @@ class Server:
     def __init__(self, release: str | None, *, fails: bool = False) -> None:
         self.release = release
         self.fails = fails
+        self.dropped = False
         self.done: list[str | None] = []
 
     async def start(self, release_id: str | None, *, progress: Progress) -> None:
-        if self.fails:
-            raise UpgradeFailed("it does not start", remediation="mend it")
         self.done.append(release_id)
 
     async def promote(self, *, freeze: bool) -> None:
         assert not freeze
+        if self.fails:
+            raise UpgradeFailed("it ended meanwhile", remediation="mend it")
         self.release = self.done[-1]
+
+    async def drop(self) -> None:
+        self.dropped = True
 
 
 @pytest.fixture
@@ -260,11 +264,11 @@ async def test_nothing_is_replaced_where_nothing_would_be_better(layout: Layout,
     assert server.done == []
 
 
-async def test_a_server_that_cannot_follow_is_told(layout: Layout) -> None:
-    notices: list[Notify] = []
-    await following(layout, Server("r2", fails=True), notices).catch_up()
-    text = "the former server stays: it does not start; restart this window's MCP server in the IDE"
-    assert notices[-1] == Notify("error", text)
+async def test_a_server_that_cannot_follow_is_given_up_and_that_is_told(layout: Layout) -> None:
+    notices, server = list[Notify](), Server("r2", fails=True)
+    await following(layout, server, notices).catch_up()
+    text = "the former server stays: it ended meanwhile; restart this window's MCP server in the IDE"
+    assert (notices[-1], server.dropped) == (Notify("error", text), True)
 
 
 # The search for a holder
