@@ -130,6 +130,11 @@ class UpgradeActor(Actor[UpgradeMessage]):
             return "it holds the upgrade lock"
         return None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no work is under way."""
+        return self._work is None
+
     async def idle(self) -> None:
         """Wait until no work is under way."""
         while self._work is not None:
