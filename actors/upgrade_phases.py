@@ -105,7 +105,8 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     world, session_id = context.world, context.session_id
     _, source = await check(context._replace(step=_quiet))
     context.step("recording the running version as a release")
-    former = (await _install(context, AdoptRelease(session_id))).release
+    adopted = await _install(context, AdoptRelease(session_id))
+    former = adopted.release
     if world.live.serving and world.live.release != former.release_id:
         context.step("moving the server to its release")
         await world.live.start(former.release_id, progress=context.step)
@@ -143,6 +144,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
         unconstrained=made is not None and made.unconstrained,
         packages=made.packages if made is not None else 0,
         post_install=steps,
+        warnings=(*adopted.warnings, *(made.warnings if made is not None else ())),
     )
 
 

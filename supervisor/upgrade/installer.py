@@ -38,6 +38,7 @@ from mcpkeep.supervisor.upgrade.adoption import LiveVenv, find_live_venv, repair
 from mcpkeep.supervisor.upgrade.backup_store import SNAPSHOT
 from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper
+from mcpkeep.supervisor.upgrade.git_exclude import exclude_venv
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.post_install import run_post_install
 from mcpkeep.supervisor.upgrade.pruning import prune
@@ -126,6 +127,8 @@ class Installer:
                     venv=lambda _: self._adopt_venv(live, requirements, stopper, warnings),
                 )
             point_link(layout.current, f"releases/{release.release_id}", temp=self._temp, calls=calls)
+            if live is not None and (told := exclude_venv(layout)) is not None:
+                warnings.append(told)
         seconds = time.monotonic() - began
         return ReleaseMade(release, venv_shared=True, seconds=seconds, warnings=tuple(warnings))
 
