@@ -10,7 +10,7 @@ from mcpkeep.actors.upgrade_world import LiveServer, Progress, UpgradeWorld
 from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
 from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
-from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts
+from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts, space_needed
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.places import CODE_PARTS
@@ -73,7 +73,10 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
     target = await world.targets.inspect()
     owner = world.lock.owner()
     busy = owner is not None and owner.get("alive") and owner.get("session_id") != context.session_id
+    needed = space_needed(source, target, code=options.code)
     problems = [*source.problems, *target.problems]
+    if (lack := needed.problem(target.bytes_available)) is not None:
+        problems.append(lack)
     if busy and owner is not None:
         problems.append(
             Problem(
@@ -82,7 +85,7 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
                 "finish that upgrade, or give it up with `mcpkeep upgrade --abort`",
             )
         )
-    evidence = _preflight(source, target, free=not busy)
+    evidence = _preflight(source, target, needed.total, free=not busy)
     if problems:
         raise UpgradeFailed(
             "; ".join(problem.text for problem in problems),
@@ -96,7 +99,7 @@ def _quiet(_step: str) -> None:
     return
 
 
-def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase0Evidence:
+def _preflight(source: SourceFacts, target: TargetFacts, needed: int, *, free: bool) -> Phase0Evidence:
     return Phase0Evidence(
         source_path=source.path,
         source_version=source.version,
@@ -105,7 +108,7 @@ def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase
         target_exists=target.exists,
         target_structure_valid=target.structure_valid,
         disk_space_available=show_size(target.bytes_available),
-        disk_space_required=show_size(target.bytes_required),
+        disk_space_required=show_size(needed),
         no_concurrent_workflows=free,
     )
 
@@ -115,7 +118,8 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     world, session_id = context.world, context.session_id
     _, source = await check(context._replace(step=_quiet))
     context.step("recording the running version as a release")
-    former = (await _install(context, AdoptRelease(session_id))).release
+    adopted = await _install(context, AdoptRelease(session_id))
+    former = adopted.release
     if world.live.serving and world.live.release != former.release_id:
         context.step("moving the server to its release")
         await move_to(world.live, former.release_id, progress=context.step)
@@ -152,6 +156,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
         unconstrained=made is not None and made.unconstrained,
         packages=made.packages if made is not None else 0,
         post_install=steps,
+        warnings=(*adopted.warnings, *(made.warnings if made is not None else ())),
     )
 
 

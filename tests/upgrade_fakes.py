@@ -96,6 +96,8 @@ class FakeWorld:
         """What the call of that name raises, each time."""
         self.held: dict[str, tuple[anyio.Event, anyio.Event]] = {}
         self.source = SourceFacts("/source", "abcdef1234567890", "v2.0.0", clean=True)
+        self.free = 10**9
+        """Bytes on the disk; content takes 1 MB in all, a new venv 2 MB."""
         self.target_problems: tuple[Problem, ...] = ()
         self.cases = {"mcp_server/server.py": Case.UPDATE, "standards/universal/a.md": Case.ADD}
         self.proof = proof_of()
@@ -264,8 +266,9 @@ class _Targets(_Part):
         return TargetFacts(
             exists=True,
             structure_valid=not w.target_problems,
-            bytes_available=10**9,
-            bytes_required=10**6,
+            bytes_available=w.free,
+            content_bytes=5 * 10**5,
+            venv_bytes=2 * 10**6,
             current_release=w.installed,
             current_version="v2.0.0" if w.installed == NEW else None,
             problems=w.target_problems,

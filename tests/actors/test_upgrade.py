@@ -498,6 +498,21 @@ async def test_every_reason_not_to_upgrade_is_told_at_once() -> None:
     assert answer.remedy == "commit; fetch; free space"
 
 
+async def test_room_for_a_venv_is_asked_for_only_where_the_server_is_upgraded() -> None:
+    fakes = FakeWorld()
+    fakes.free = 2 * 10**6
+    async with running(fakes) as run:
+        answer = await run.ask(RUN)
+        assert isinstance(answer, Refused)
+        assert answer.reason == (
+            "not enough disk space: 3.0 MB needed (2.0 MB of it for a new venv), 2.0 MB free"
+        )
+        content = UpgradeOptions("/source", content_only=True)
+        done = await run.ask(RunUpgrade(content, by="test"))
+        assert isinstance(done, UpgradeDone)
+        assert done.evidence["0"]["disk_space_required"] == "1.0 MB"
+
+
 @pytest.mark.parametrize("what", ["backup", "verification", "install"])
 async def test_what_a_part_refuses_is_told_with_its_remedy(what: str) -> None:
     fakes = FakeWorld()
