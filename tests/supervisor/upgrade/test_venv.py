@@ -116,6 +116,18 @@ def test_old_versions_that_cannot_be_held_are_let_go_and_reported(world: World, 
     assert built.unconstrained
 
 
+def test_a_held_version_that_a_raised_minimum_rules_out_is_let_go_by_uv_too(
+    world: World, tmp_path: Path
+) -> None:
+    for version, leaf in (("1.0", "leaf<2"), ("2.0", "leaf>=2")):
+        make_wheel(world.wheels, "stem", version, requires=[leaf])
+        make_wheel(world.wheels, "leaf", version)
+    bench = Bench(world, tmp_path, uv=world.uv, installed=("stem==1.0", "leaf==1.0"))
+    built = bench.provide("stem>=2\n")
+    assert versions(built) == {"stem": "2.0", "leaf": "2.0"}
+    assert (built.tool, built.unconstrained) == ("uv", True)
+
+
 def test_the_former_venv_is_shared_where_its_set_is_enough(world: World, tmp_path: Path) -> None:
     bench = Bench(world, tmp_path, uv="/no/uv", installed=("alpha==1.0",))
     built = bench.provide("alpha\n", same=True)
