@@ -128,6 +128,19 @@ def test_a_held_version_that_a_raised_minimum_rules_out_is_let_go_by_uv_too(
     assert (built.tool, built.unconstrained) == ("uv", True)
 
 
+def test_a_local_build_that_the_index_does_not_have_lets_no_other_version_go(
+    world: World, tmp_path: Path
+) -> None:
+    local = make_wheel(world.wheels, "torchlike", "1.0+cpu")
+    bench = Bench(world, tmp_path, uv=world.uv, installed=("torchlike==1.0+cpu", "alpha==1.0", "beta==1.0"))
+    local.unlink()
+    for version in ("1.0", "2.0"):
+        make_wheel(world.wheels, "torchlike", version)
+    built = bench.provide("torchlike\nalpha\n")
+    assert versions(built) == {"torchlike": "1.0", "alpha": "1.0", "beta": "1.0"}
+    assert not built.unconstrained
+
+
 def test_the_former_venv_is_shared_where_its_set_is_enough(world: World, tmp_path: Path) -> None:
     bench = Bench(world, tmp_path, uv="/no/uv", installed=("alpha==1.0",))
     built = bench.provide("alpha\n", same=True)
