@@ -22,6 +22,7 @@ class Cause(StrEnum):
     CONFLICT = "conflict"
     NO_SUCH_VERSION = "no_such_version"
     NO_SUCH_PACKAGE = "no_such_package"
+    TOOK_TOO_LONG = "took_too_long"
     UNKNOWN = "unknown"
 
 

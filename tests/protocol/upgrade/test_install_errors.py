@@ -170,5 +170,6 @@ def test_the_cause_and_the_package_are_named(said: str, cause: Cause, named: str
 def test_other_versions_are_tried_only_where_versions_stood_in_the_way() -> None:
     assert not any(diagnose([said]).unresolvable for said in ("", UV_FULL, PIP_DENIED, UV_OFFLINE, UV_HASH))
     assert all(
-        diagnose([said]).unresolvable for said in (UV_CONFLICT, UV_HELD, PIP_VERSION, PIP_PYTHON, UV_NO_PLATFORM)
+        diagnose([said]).unresolvable
+        for said in (UV_CONFLICT, UV_HELD, PIP_VERSION, PIP_PYTHON, UV_NO_PLATFORM)
     )

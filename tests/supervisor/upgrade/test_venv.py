@@ -10,6 +10,7 @@ import pytest
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.install_errors import Cause, diagnose
+from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.protocol.upgrade.requirements import PythonFacts, Requirements, read_requirements
 from mcpkeep.supervisor.upgrade.command import Stopped, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, venv_python
@@ -34,13 +35,19 @@ class Bench:
     """A folder of venvs, one of them the former one, and requirements."""
 
     def __init__(
-        self, world: World, folder: Path, *, uv: str | None, installed: tuple[str, ...] = ()
+        self,
+        world: World,
+        folder: Path,
+        *,
+        uv: str | None,
+        installed: tuple[str, ...] = (),
+        patience: Patience = Patience(60.0, 60.0),  # noqa: B008 - a frozen value
     ) -> None:
         self.world = world
         self.folder = folder / "venvs"
         self.folder.mkdir()
         self.file = folder / "requirements.txt"
-        self.venvs = Venvs(self.folder, environ=world.environ, uv=uv, own_base=own_base())
+        self.venvs = Venvs(self.folder, environ=world.environ, uv=uv, own_base=own_base(), patience=patience)
         make_venv(world, self.folder / "old", *installed)
         (self.folder / "old" / "mark").touch()
         self.steps: list[str] = []
@@ -301,6 +308,29 @@ def test_an_installer_that_reports_success_and_installs_nothing_is_found_out(
     bench = Bench(world, tmp_path, uv=str(liar))
     with pytest.raises(UpgradeFailed, match="uv reported success, and these are not met: beta"):
         bench.provide("beta\n")
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize(
+    ("does", "patience", "said"),
+    [
+        ("sleep 1000", Patience(0.2, 60.0), "said nothing for 0.2 s"),
+        ("while :; do echo busy; sleep 0.1; done", Patience(60.0, 3.0), "took more than 3 s"),
+    ],
+    ids=["silent", "without end"],
+)
+def test_an_installation_that_takes_too_long_is_ended_and_pip_does_not_begin_it_anew(
+    world: World, tmp_path: Path, does: str, patience: Patience, said: str
+) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text(f'#!/bin/sh\n[ "$1" = pip ] || exec {world.uv} "$@"\n{does}\n')
+    slow.chmod(0o755)
+    bench = Bench(world, tmp_path, uv=str(slow), patience=patience)
+    with pytest.raises(UpgradeFailed, match=f"the installation {said}, and was ended") as failed:
+        bench.provide("beta\n")
+    assert failed.value.details["cause"] == "took_too_long"
+    assert "network" in failed.value.remediation
+    assert not any(step.startswith("pip:") for step in bench.steps)
     assert bench.left() == []
 
 
