@@ -45,7 +45,12 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     )
     verdict = judge_proof(proof, old_tools=old_tools, required=context.settings.required_tools)
     if not verdict.healthy:
-        raise _failed("the new server did not pass its proof", verdict, proof=msgspec.to_builtins(proof))
+        raise _failed(
+            "the new server did not pass its proof",
+            verdict,
+            stderr_tail=proof.stderr_tail,
+            proof=msgspec.to_builtins(proof),
+        )
     await _require_as_proven(context, merged, proof)
     order = await _order(context, prepared, merged, proof)
     raced = await commit(world, order, freeze=context.settings.freeze, step=context.step)
@@ -188,7 +193,9 @@ async def validate(
     }
     path = await world.records.write_validation(f"{world.now():%Y-%m-%d}", report)
     if not verdict.healthy:
-        raise _failed("the live server failed its validation", verdict, validation_report=path)
+        raise _failed(
+            "the live server failed its validation", verdict, stderr_tail=facts.stderr, validation_report=path
+        )
     searches = outcome_of(smoke, SEARCH_TEST) != "skipped"
     evidence = Phase4Evidence(
         server_version=prepared.source.version,

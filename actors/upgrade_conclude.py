@@ -6,7 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, INSTALL_LIMIT, Context
+from mcpkeep.actors.upgrade_install import ask_installer
+from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, Context
 from mcpkeep.actors.upgrade_world import UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import RemoveOldBackups
 from mcpkeep.protocol.upgrade.evidence import Phase5Evidence
@@ -123,7 +124,7 @@ async def needed_releases(world: UpgradeWorld) -> tuple[str, ...]:
 async def prune(world: UpgradeWorld) -> tuple[str, ...]:
     """Remove releases, venvs and changes that nobody goes back to; what could not be, in words."""
     needed = await needed_releases(world)
-    pruned = await world.installer.ask(PruneReleases(needed), within=INSTALL_LIMIT)
+    pruned = await ask_installer(world.installer, PruneReleases(needed))
     if isinstance(pruned, InstallRefused):
         return (f"old releases could not be removed: {pruned.reason}",)
     try:

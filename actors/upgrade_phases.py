@@ -1,13 +1,13 @@
 """Phases 0 to 2 of an upgrade: check, prepare beside the live installation, merge in staging."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import anyio
 import msgspec
 
+from mcpkeep.actors.upgrade_install import ask_installer
 from mcpkeep.actors.upgrade_world import LiveServer, Progress, UpgradeWorld
-from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
 from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
 from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts, space_needed
@@ -18,7 +18,6 @@ from mcpkeep.protocol.upgrade.plan import Case, Choice, Counts, Decision, Plan
 from mcpkeep.protocol.upgrade.products import Merged, Prepared
 from mcpkeep.protocol.upgrade.release import (
     AdoptRelease,
-    CancelInstall,
     GetSnapshot,
     InstallRefused,
     MakeRelease,
@@ -29,24 +28,10 @@ from mcpkeep.protocol.upgrade.release import (
 from mcpkeep.protocol.upgrade.request import ConflictsUndecided
 from mcpkeep.protocol.upgrade.size import show_size
 
-__all__ = [
-    "BACKUP_LIMIT",
-    "INSTALL_LIMIT",
-    "Context",
-    "Undecided",
-    "check",
-    "merge",
-    "move_to",
-    "prepare",
-    "settle",
-]
+__all__ = ["BACKUP_LIMIT", "Context", "Undecided", "check", "merge", "move_to", "prepare", "settle"]
 
 BACKUP_LIMIT = 3600.0
 """Seconds for a backup of whatever size on whatever disk."""
-INSTALL_LIMIT = 3600.0
-"""Seconds for an installation: gigabytes over a slow line."""
-
-Answer = TypeVar("Answer")
 
 _OWN_CODE = frozenset({Case.KEEP, Case.MERGE, Case.CONFLICT, Case.STAYS_DELETED})
 """Cases after which the server's code is not upstream's alone."""
@@ -133,7 +118,7 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     steps: tuple[PostInstallStep, ...] = ()
     if made is not None:
         context.step("running post-install steps")
-        done = await _ask_installer(world, RunPostInstall(made.release.release_id))
+        done = await ask_installer(world.installer, RunPostInstall(made.release.release_id))
         if isinstance(done, InstallRefused):
             raise _not_installed(done)
         steps = done.steps
@@ -174,7 +159,7 @@ async def move_to(live: LiveServer, release: str, *, progress: Progress) -> None
 async def _back_up(context: Context, release: str) -> BackupDone:
     world = context.world
     context.step("making the backup")
-    snapshot = await world.installer.ask(GetSnapshot(release), within=INSTALL_LIMIT)
+    snapshot = await ask_installer(world.installer, GetSnapshot(release))
     requirements = snapshot.text if isinstance(snapshot, Snapshot) else ""
     backup = await world.backups.ask(
         CreateBackup(context.session_id, release, requirements), within=BACKUP_LIMIT
@@ -210,20 +195,10 @@ async def _make(context: Context, source: SourceFacts, folder: str, previous: st
 
 
 async def _install(context: Context, order: AdoptRelease | MakeRelease) -> ReleaseMade:
-    made = await _ask_installer(context.world, order)
+    made = await ask_installer(context.world.installer, order)
     if isinstance(made, InstallRefused):
         raise _not_installed(made)
     return made
-
-
-async def _ask_installer(world: UpgradeWorld, order: Question[Answer]) -> Answer:
-    """Its answer; whoever gives up waiting ends the work, which may be gigabytes from its end."""
-    try:
-        return await world.installer.ask(order, within=INSTALL_LIMIT)
-    except anyio.get_cancelled_exc_class():
-        with anyio.CancelScope(shield=True):
-            await world.installer.ask(CancelInstall(), within=INSTALL_LIMIT)
-        raise
 
 
 def _not_installed(refused: InstallRefused) -> UpgradeFailed:

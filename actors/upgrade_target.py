@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT, INSTALL_LIMIT
+from mcpkeep.actors.upgrade_install import ask_installer
+from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, ListBackups, VerifyBackup
 from mcpkeep.protocol.upgrade.change import RollbackPlan
@@ -32,7 +33,7 @@ async def probe(world: UpgradeWorld, release_id: str) -> tuple[str, ...]:
     """What keeps the release from being started; empty where nothing does."""
     if release_id == world.live.frozen():
         return ()  # It runs, and only has to be woken.
-    checked = await world.installer.ask(CheckRelease(release_id), within=INSTALL_LIMIT)
+    checked = await ask_installer(world.installer, CheckRelease(release_id))
     if isinstance(checked, InstallRefused):
         return (checked.reason,)
     return checked.problems
@@ -59,7 +60,7 @@ async def provide_release(
         )
     await verify(world, backup.backup_id, why=why, step=step)
     step(f"rebuilding release {release_id} from backup {backup.backup_id}")
-    made = await world.installer.ask(RebuildRelease(release_id, backup.backup_id), within=INSTALL_LIMIT)
+    made = await ask_installer(world.installer, RebuildRelease(release_id, backup.backup_id))
     if isinstance(made, InstallRefused):
         raise UpgradeFailed(
             f"{why}; and it cannot be rebuilt: {made.reason}",

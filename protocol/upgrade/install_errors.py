@@ -22,6 +22,7 @@ class Cause(StrEnum):
     CONFLICT = "conflict"
     NO_SUCH_VERSION = "no_such_version"
     NO_SUCH_PACKAGE = "no_such_package"
+    TOOK_TOO_LONG = "took_too_long"
     UNKNOWN = "unknown"
 
 
@@ -41,6 +42,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 _UNRESOLVABLE = {Cause.NO_SUCH_VERSION, Cause.CONFLICT, Cause.NO_WHEEL, Cause.WRONG_PYTHON}
 
 _INDEX_REMEDY = "check the requirements, and the package index configuration and proxy"
+_CONFLICT_REMEDY = "take a source whose requirements can be resolved, or pin the packages that they name"
 _PYTHON_REMEDY = "rebuild the venv with a Python that the new version supports, then retry"
 
 # In this order: what comes first is what the later ones follow from. pip reports an index that it cannot
@@ -103,7 +105,7 @@ _TABLE: tuple[tuple[Cause, str, str, str], ...] = (
         r"we can conclude that (?P<what>[^\n]*) are incompatible"
         r"|Cannot install (?P<also>[^\n]*) because these package versions have conflicting",
         "the requirements contradict each other: {what}",
-        "take a source whose requirements can be resolved, or pin the packages that they name",
+        _CONFLICT_REMEDY,
     ),
     (
         Cause.NO_SUCH_VERSION,
@@ -118,6 +120,13 @@ _TABLE: tuple[tuple[Cause, str, str, str], ...] = (
         r"|satisfies the requirement (?P<also>[^\n]+?)(?: \(from [^()\n]*\))? \(from versions: none\)",
         "no such package, or none for this Python and platform: {what}",
         _INDEX_REMEDY,
+    ),
+    (
+        # uv's end of every such story; whatever the rows above know of it is more exact.
+        Cause.CONFLICT,
+        r"(?:Because (?P<what>[^\n]*?), we can conclude[\s\S]*?)?your requirements\s+are unsatisfiable",
+        "the requirements contradict each other: {what}",
+        _CONFLICT_REMEDY,
     ),
 )
 

@@ -10,6 +10,7 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 
 __all__ = [
     "ADOPTED",
+    "INSTALL_CAP",
     "UNKNOWN_VERSION",
     "AdoptRelease",
     "CancelInstall",
@@ -35,6 +36,9 @@ __all__ = [
     "free_name",
     "release_id_of",
 ]
+
+INSTALL_CAP = 4 * 3600.0
+"""Seconds for all that uv and pip do for one venv: the real one is 2 GB, which is 140 kB/s."""
 
 ADOPTED = "adopted"
 """The id of the release that records what was there before the first upgrade."""

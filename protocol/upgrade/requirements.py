@@ -138,7 +138,10 @@ def freeze(python: PythonFacts) -> str:
 
 
 def constraints(snapshot: str, wanted: Sequence[str]) -> str:
-    """The versions of a snapshot that can be held to: not those that a requirement itself rules out."""
+    """The versions of a snapshot that can be held to: not those that a requirement itself rules out.
+
+    Without their local labels, such as `+cpu`: another index need not have that build, and it matches, too.
+    """
     asked = [found for text in wanted if (found := _parse(text)) is not None]
     kept: list[str] = []
     for line in snapshot.splitlines():
@@ -148,7 +151,7 @@ def constraints(snapshot: str, wanted: Sequence[str]) -> str:
         version = next(iter(pinned.specifier)).version
         name = canonicalize_name(pinned.name)
         if all(_contains(each, version) for each in asked if canonicalize_name(each.name) == name):
-            kept.append(line)
+            kept.append(line.replace(version, _public(version)))
     return "".join(f"{line}\n" for line in kept)
 
 
@@ -228,6 +231,13 @@ def _applies(requirement: Requirement, extra: str, markers: Mapping[str, str]) -
         return requirement.marker.evaluate({**markers, "extra": extra})
     except (UndefinedEnvironmentName, InvalidVersion, InvalidSpecifier):
         return True
+
+
+def _public(version: str) -> str:
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return version
 
 
 def _contains(requirement: Requirement, version: str) -> bool:

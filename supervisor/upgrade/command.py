@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -59,6 +60,9 @@ class Finished(NamedTuple):
     text: str
     """stdout and stderr as they came."""
     timed_out: bool
+    """Whether it was ended at a limit."""
+    silent: bool = False
+    """Whether that was the limit of its silence."""
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -71,6 +75,7 @@ def run_command(
     *,
     env: Mapping[str, str],
     limit: float,
+    silence: float | None = None,
     cwd: str = "/",
     stopper: Stopper | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -80,6 +85,7 @@ def run_command(
 
     Args:
         limit: Seconds; then it is killed.
+        silence: Seconds without a line of output, after which it is killed before that.
         on_line: Takes each line as it comes, in another thread.
 
     Raises:
@@ -99,43 +105,77 @@ def run_command(
         encoding="utf-8",
         errors="replace",
     )
-    timed_out = threading.Event()
+    expired = threading.Event()
+    limits = _Limits(limit, silence)
 
     def kill() -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
     def expire() -> None:
-        timed_out.set()
-        kill()
+        if limits.pass_by():
+            expired.set()
+            kill()
 
     assert process.stdout is not None
     pieces: deque[str] = deque(maxlen=_PIECES)
-    reader = threading.Thread(target=_read, args=(process.stdout, pieces, on_line), daemon=True)
-    timer = threading.Timer(limit, expire)
-    timer.daemon = True
+    reader = threading.Thread(target=_read, args=(process.stdout, pieces, limits, on_line), daemon=True)
+    watch = threading.Thread(target=expire, daemon=True)
     reader.start()
-    timer.start()
+    watch.start()
     stopper = stopper or Stopper()
     try:
         stopper.attach(kill)
         code = process.wait()
     finally:
         stopper.attach(None)
-        timer.cancel()
+        limits.end()
         kill()
         process.wait()
         reader.join(_DRAIN)
         if not reader.is_alive():
             process.stdout.close()
     stopper.check()
-    return Finished(code, "".join(tuple(pieces)), timed_out.is_set())
+    return Finished(code, "".join(tuple(pieces)), expired.is_set(), expired.is_set() and limits.silent)
 
 
-def _read(stream: IO[str], pieces: deque[str], on_line: Callable[[str], None] | None) -> None:
+class _Limits:
+    """When a process has taken too long, or been silent for too long."""
+
+    def __init__(self, limit: float, silence: float | None) -> None:
+        self._silence = silence
+        self._end = time.monotonic() + limit
+        self._over = threading.Event()
+        self.silent = False
+        self.hear()
+
+    def hear(self) -> None:
+        self._heard = time.monotonic()
+
+    def end(self) -> None:
+        """Have nobody wait for them any more."""
+        self._over.set()
+
+    def pass_by(self) -> bool:
+        """Wait until one of them has passed; False where the process ended before."""
+        while True:
+            end = self._end
+            if self._silence is not None:
+                end = min(end, self._heard + self._silence)
+            if (left := end - time.monotonic()) <= 0:
+                self.silent = end < self._end
+                return True
+            if self._over.wait(left):
+                return False
+
+
+def _read(
+    stream: IO[str], pieces: deque[str], limits: _Limits, on_line: Callable[[str], None] | None
+) -> None:
     # A progress bar's carriage returns end lines, too: the stream's newlines are universal.
     with suppress(ValueError):
         while piece := stream.readline(_PIECE):
+            limits.hear()
             pieces.append(piece)
             if on_line is not None and (line := piece.strip()):
                 on_line(line)

@@ -239,5 +239,5 @@ def _failed(folder: Path, words: Sequence[str], code: int, stderr: str) -> Upgra
     return UpgradeFailed(
         f"git {words[0]} failed in {str(folder)!r}: {said[-1] if said else f'code {code}'}",
         remediation="run it there by hand, and mend what it says",
-        details={"command": ["git", *words], "stderr": said[-20:]},
+        details={"command": ["git", *words], "stderr_tail": said[-20:]},
     )

@@ -64,7 +64,7 @@ def _ask(workspace: Path, *words: str, feed: bytes = b"") -> bytes:
         raise UpgradeFailed(
             f"git did not commit the upgrade in {str(workspace)!r}: {_said(done)}",
             remediation="commit by hand what `git status` shows, after mending what it says",
-            details={"stderr": done.stderr.splitlines()[-20:]},
+            details={"stderr_tail": done.stderr.splitlines()[-20:]},
         )
     return done.stdout
 

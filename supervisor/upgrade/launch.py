@@ -66,7 +66,7 @@ async def ask_code_path(launch: Launch, cwd: str, run_id: str, *, environ: Mappi
         raise UpgradeFailed(
             f"the interpreter {interpreter!r} fails: {said[-1] if said else f'code {done.returncode}'}",
             remediation="the release's venv is damaged; upgrade again, so that it is rebuilt",
-            details={"stderr": said[-20:]},
+            details={"stderr_tail": said[-20:]},
         )
     lines = done.stdout.decode(errors="replace").splitlines()
     return lines[-1] if lines else ""

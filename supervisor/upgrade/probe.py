@@ -278,7 +278,7 @@ class Probe:
             raise UpgradeFailed(
                 f"the server did not answer {asked.what} within {within:g} s",
                 remediation=CHOOSE_ANOTHER,
-                details={"stderr": list(shown_tail(self.stderr_lines(40)))},
+                details={"stderr_tail": list(shown_tail(self.stderr_lines(40)))},
             )
         return read_result(await self._result(asked), asked.what)
 
@@ -325,7 +325,7 @@ class Probe:
             f"the server {did} and did not answer {asked.what}{last}",
             remediation=CHOOSE_ANOTHER,
             exit_=None,
-            details={"stderr": list(tail)},
+            details={"stderr_tail": list(tail)},
         )
 
     async def _result(self, asked: _Asked) -> msgspec.Raw:
@@ -406,7 +406,7 @@ def _ended(before: str, exit_: Exit) -> ServerEnded:
         f"the server {why.cause}, before {before}",
         remediation=why.remedy,
         exit_=exit_,
-        details={"stderr": list(shown_tail(exit_.stderr_tail))},
+        details={"stderr_tail": list(shown_tail(exit_.stderr_tail))},
     )
 
 

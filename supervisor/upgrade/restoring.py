@@ -5,7 +5,6 @@ new/ is on the disk: without it nothing live has changed, with it the swap goes 
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Collection, Mapping
 from itertools import count
@@ -17,14 +16,12 @@ from mcpkeep.protocol.upgrade.backup import BackupManifest, RestoreDone
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.left_out import is_left_out
 from mcpkeep.protocol.upgrade.places import OWN, USER_ONLY
-from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, write_durably
 from mcpkeep.supervisor.upgrade.copying import Check, Tree, copy_file, hash_file, spread, walk
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = ["Restoring"]
-
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 class _Known(msgspec.Struct, frozen=True, array_like=True):
@@ -161,7 +158,7 @@ class Restoring:
         except FileNotFoundError:
             return
         except OSError as e:
-            if e.errno not in _NO_LINKS:
+            if e.errno not in NO_LINKS:
                 raise
             copy_file(path, source, target, calls=self._calls)
 

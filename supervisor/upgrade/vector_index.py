@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.live_files import make_missing
 
 __all__ = ["carry_old_files", "drop_carried"]
@@ -16,14 +16,24 @@ _READ = ("data", "_deletions")
 def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> list[str]:
     """Hard-link what the running server may still read: of tables that both have their data, others whole.
 
-    Answers what was linked, relative to `new`; nothing where there are no links.
+    Answers what was linked, relative to `new`; nothing where there are no links. Raises OSError.
     """
     carried: list[str] = []
+    left: list[str] = []
     for path in _old_files(old, new):
-        if not os.path.lexists(new / path):
-            make_missing((new / path).parent, calls=calls)
+        if os.path.lexists(new / path):
+            continue
+        make_missing((new / path).parent, calls=calls)
+        try:
             calls.link(old / path, new / path)
             carried.append(path)
+        except FileNotFoundError:  # the server that runs has just compacted its table
+            left.append(path)
+        except OSError as e:
+            if e.errno not in NO_LINKS:
+                raise
+            left.append(path)
+    _drop_empty(new, left, calls)  # an empty folder would be taken for a table
     return carried
 
 
@@ -32,7 +42,11 @@ def drop_carried(index: Path, carried: list[str], *, calls: FileCalls = OS_CALLS
     for path in carried:
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(index / path)
-    for folder in sorted({folder for path in carried for folder in Path(path).parents}, reverse=True):
+    _drop_empty(index, carried, calls)
+
+
+def _drop_empty(index: Path, paths: list[str], calls: FileCalls) -> None:
+    for folder in sorted({folder for path in paths for folder in Path(path).parents}, reverse=True):
         if folder != Path() and (index / folder).is_dir() and not os.listdir(index / folder):
             calls.rmdir(index / folder)
 

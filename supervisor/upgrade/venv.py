@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.install_errors import Cause, Diagnosis, diagnose
-from mcpkeep.protocol.upgrade.release import VenvRecord, free_name
+from mcpkeep.protocol.upgrade.readiness import Patience
+from mcpkeep.protocol.upgrade.release import INSTALL_CAP, VenvRecord, free_name
 from mcpkeep.protocol.upgrade.requirements import (
     PythonFacts,
     Requirements,
@@ -44,11 +46,13 @@ __all__ = [
 COMPLETE = "complete.json"
 SCHEMA = 1
 
-INSTALL_LIMIT = 1800.0
-"""Seconds for one installation: the real venv is 2 GB, on a slow line half an hour."""
+_PATIENCE = Patience(silence=3600.0, cap=INSTALL_CAP)
+"""Of an installation. Neither tool says anything while it downloads a wheel, and the largest has 0.9 GB: that
+is 250 kB/s. A line that is dead they notice by themselves.
+"""
 
-MAKE_LIMIT = 180.0
-"""Seconds to make an empty venv; `ensurepip` on a slow disk takes half a minute."""
+_MAKE_LIMIT = 180.0
+"""Seconds of silence while an empty venv is made; `ensurepip` on a slow disk takes half a minute."""
 
 _OUTPUT_LINES = 40
 
@@ -112,13 +116,18 @@ class Venvs:
         uv: str | None,
         own_base: str,
         calls: FileCalls = OS_CALLS,
+        patience: Patience = _PATIENCE,
     ) -> None:
-        """`environ` is passed to uv and pip; `own_base` makes the venv where the former one is broken."""
+        """`environ` is passed to uv and pip; `own_base` makes the venv where the former one is broken.
+
+        `patience` is for their output, and its cap for all that they do for one venv.
+        """
         self._folder = folder
         self._environ = {**bare_environment(environ), "NO_COLOR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         self._uv = uv
         self._own_base = own_base
         self._calls = calls
+        self._patience = patience
 
     def path(self, name: str) -> Path:
         return self._folder / name
@@ -248,7 +257,9 @@ class Venvs:
         pins = self._folder / f".{name}.constraints.txt"
         remove_tree(path)
 
-        def run(words: Sequence[str], limit: float) -> None:
+        end = time.monotonic() + self._patience.cap
+
+        def run(words: Sequence[str], silence: float) -> None:
             tool = "uv" if words[0] == self._uv else "pip"
 
             def tell(line: str) -> None:
@@ -258,13 +269,14 @@ class Venvs:
             done = run_command(
                 words,
                 env=self._environ,
-                limit=limit,
+                limit=end - time.monotonic(),
+                silence=silence,
                 stopper=stopper,
                 on_line=tell,
                 pass_fds=(lock,),
             )
             if done.code:
-                raise _Failed(_diagnose(done, limit), done.lines[-_OUTPUT_LINES:])
+                raise _Failed(self._diagnose(done, silence), done.lines[-_OUTPUT_LINES:])
 
         try:
             # What is hashed is pinned already, and a constraint without a hash would be refused.
@@ -312,10 +324,10 @@ class Venvs:
         if self._uv is not None:
             uv = self._uv
             try:
-                run((uv, "venv", "--no-project", "--python", base, str(path)), MAKE_LIMIT)
+                run((uv, "venv", "--no-project", "--python", base, str(path)), _MAKE_LIMIT)
                 return "uv", _held(
                     lambda more: run(
-                        (uv, "pip", "install", "--python", python, *wanted, *more), INSTALL_LIMIT
+                        (uv, "pip", "install", "--python", python, *wanted, *more), self._patience.silence
                     ),
                     pins,
                 )
@@ -327,10 +339,10 @@ class Venvs:
                 failed = error
             remove_tree(path)
         try:
-            run((base, "-I", "-m", "venv", str(path)), MAKE_LIMIT)
+            run((base, "-I", "-m", "venv", str(path)), _MAKE_LIMIT)
             pip = (python, "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off")
             return "pip", _held(
-                lambda more: run((*pip, "--retries", "1", *wanted, *more), INSTALL_LIMIT), pins
+                lambda more: run((*pip, "--retries", "1", *wanted, *more), self._patience.silence), pins
             )
         except _Failed as error:
             # uv's words are the clearer ones, unless it had none.
@@ -341,6 +353,19 @@ class Venvs:
                 f"the interpreter {base!r} cannot be executed: {(error.strerror or str(error)).lower()}",
                 remediation="install the Python that the old venv was made with",
             ) from error
+
+    def _diagnose(self, done: Finished, silence: float) -> Diagnosis:
+        if not done.timed_out:
+            return diagnose(done.lines)
+        said = (
+            f"said nothing for {silence:g} s" if done.silent else f"took more than {self._patience.cap:g} s"
+        )
+        return Diagnosis(
+            Cause.TOOK_TOO_LONG,
+            f"the installation {said}, and was ended",
+            "look at the network, the disk and the machine's load, then retry: "
+            "packages that were downloaded whole are in the cache",
+        )
 
 
 def _held(install: Callable[[Sequence[str]], None], pins: Path | None) -> bool:
@@ -354,16 +379,6 @@ def _held(install: Callable[[Sequence[str]], None], pins: Path | None) -> bool:
                 raise
     install(())
     return pins is not None
-
-
-def _diagnose(done: Finished, limit: float) -> Diagnosis:
-    if done.timed_out:
-        return Diagnosis(
-            Cause.UNKNOWN,
-            f"the installation took longer than {limit:g} s",
-            "look at the network and the disk",
-        )
-    return diagnose(done.lines)
 
 
 def folder_bytes(folder: Path) -> int:

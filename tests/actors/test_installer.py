@@ -5,12 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 import anyio.lowlevel
 import pytest
+from trio.testing import MockClock
 
 from mcpkeep.actors.actor import ActorStopped
 from mcpkeep.actors.installer import InstallerActor
+from mcpkeep.actors.upgrade_install import INSTALL_LIMIT, ask_installer
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import (
+    INSTALL_CAP,
     CancelInstall,
     CheckRelease,
     GetInstallStatus,
@@ -221,3 +224,20 @@ async def test_a_release_is_rebuilt_with_its_steps_told_and_checked_without_any(
 
     await with_actor(releases, work, steps)
     assert steps == ["at rebuild adopted from 2026-01-31-101500"]
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
+async def test_work_that_never_ends_is_told_to_end_and_fails_the_upgrade_with_a_remedy() -> None:
+    releases = FakeReleases()
+    releases.gate = anyio.Event()
+    actor = InstallerActor(releases)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(actor.run)
+        began = anyio.current_time()
+        with pytest.raises(UpgradeFailed, match="not done after 5 hours, and was told to end") as failed:
+            await ask_installer(actor, RunPostInstall("one"))
+        assert failed.value.remediation
+        assert anyio.current_time() - began == INSTALL_LIMIT > INSTALL_CAP
+        assert releases.log == ["one", "one taken back"]
+        assert await actor.ask(GetInstallStatus(), within=5) == InstallStatus(None)
+        actor.stop()

@@ -42,6 +42,11 @@ alpha>=2.0 and all versions of clash are incompatible.
          And because you require alpha==2 and clash==1.0, we can conclude that your requirements \
 are unsatisfiable.
 """
+UV_HELD = """
+error: No solution found when resolving dependencies
+  cause: Because stem>=2.0 depends on leaf>=2 and leaf==1.0, we can conclude that stem>=2.0 cannot be used.
+         And because you require stem>=2, we can conclude that your requirements are unsatisfiable.
+"""
 UV_MISSING_DEPENDENCY = """
 error: No solution found when resolving dependencies
   cause: Because gonepkg was not found in the provided package locations and all versions of \
@@ -132,6 +137,7 @@ PIP_DENIED = "Error: [Errno 13] Permission denied: '/v'"
         (UV_REQUIRES_PYTHON, Cause.WRONG_PYTHON, "future"),
         (UV_REQUIRES_PYTHON_INDEX, Cause.WRONG_PYTHON, "future"),
         (UV_CONFLICT, Cause.CONFLICT, "clash"),
+        (UV_HELD, Cause.CONFLICT, "stem>=2.0 depends on leaf>=2 and leaf==1.0"),
         (UV_MISSING_DEPENDENCY, Cause.NO_SUCH_PACKAGE, "gonepkg"),
         ("Because there is no version of alpha==9 and you", Cause.NO_SUCH_VERSION, "alpha==9"),
         ("only alpha<=2.0 is available and you require alpha>=3, we", Cause.NO_SUCH_VERSION, "alpha>=3"),
@@ -164,5 +170,6 @@ def test_the_cause_and_the_package_are_named(said: str, cause: Cause, named: str
 def test_other_versions_are_tried_only_where_versions_stood_in_the_way() -> None:
     assert not any(diagnose([said]).unresolvable for said in ("", UV_FULL, PIP_DENIED, UV_OFFLINE, UV_HASH))
     assert all(
-        diagnose([said]).unresolvable for said in (UV_CONFLICT, PIP_VERSION, PIP_PYTHON, UV_NO_PLATFORM)
+        diagnose([said]).unresolvable
+        for said in (UV_CONFLICT, UV_HELD, PIP_VERSION, PIP_PYTHON, UV_NO_PLATFORM)
     )

@@ -186,3 +186,12 @@ def test_a_snapshot_is_a_requirements_file() -> None:
 def test_old_versions_are_held_but_where_a_requirement_rules_them_out() -> None:
     snapshot = "a==1\nB.b==1\nc @ https://h.example/c.zip\nd==4\n"
     assert constraints(snapshot, ("a>=2", "b-b", "d<5")) == "B.b==1\nd==4\n"
+
+
+def test_an_old_version_is_held_without_its_local_label() -> None:
+    snapshot = "torch==2.1.0+cpu\nb == 1.0+x ; os_name == 'posix'\nc==1!2.0rc1\nd===by+hand\n"
+    wanted = ("torch==2.1.0+cpu", "d")
+    assert constraints(snapshot, wanted) == (
+        "torch==2.1.0\nb == 1.0 ; os_name == 'posix'\nc==1!2.0rc1\nd===by+hand\n"
+    )
+    assert constraints(snapshot, ("torch>2.1", "b!=1.0", "c")) == "c==1!2.0rc1\nd===by+hand\n"

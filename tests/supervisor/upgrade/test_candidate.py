@@ -226,7 +226,7 @@ async def test_a_server_that_hangs_at_start_is_given_up_after_the_silence(
     assert str(caught.value) == (
         "the server was silent for 1 s and did not answer initialize; its last words: starting"
     )
-    assert caught.value.details == {"stderr": ["starting"]}
+    assert caught.value.details == {"stderr_tail": ["starting"]}
 
 
 async def test_a_server_that_closes_its_stdout_and_lives_on_is_given_up(
@@ -307,7 +307,7 @@ async def test_a_crash_in_the_first_call_is_refused_with_exit_and_last_words(
         "the server exited with code 17: RuntimeError: out of luck, before it answered tools/call of "
         "'search_standards'"
     )
-    assert cast("list[str]", caught.value.details["stderr"])[-1] == "RuntimeError: out of luck"
+    assert cast("list[str]", caught.value.details["stderr_tail"])[-1] == "RuntimeError: out of luck"
 
 
 async def test_a_native_crash_with_the_carried_index_has_it_built_anew(

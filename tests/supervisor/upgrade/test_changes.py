@@ -257,14 +257,42 @@ def test_a_file_system_without_hard_links_is_served_by_renames(tmp_path: Path) -
             raise OSError(errno.EPERM, "no hard links here")
 
     world = build(tmp_path)
-    shutil.rmtree(world.layout.vector_index)
-    plain = msgspec.structs.replace(order(world), swap_index=False)
+    add_table(world)
     world = world.again(NoLinks())
     world.begin()
-    world.commit(plain)
+    world.commit(order(world))
     assert (world.base / A).read_bytes() == NEW[A]
+    assert index_of(world) == {"t.lance", "t.lance/data", "t.lance/data/2"}
     world.changes.undo(SESSION)
     assert (world.base / A).read_bytes() == OLD[A]
+    assert "t.lance/data/1" in index_of(world)
+
+
+def test_what_the_running_server_compacts_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    class Compacting(OsCalls):
+        def link(self, source: Path, target: Path) -> None:
+            if source.name in ("1", "only"):
+                source.unlink()
+            super().link(source, target)
+
+    world = build(tmp_path)
+    add_table(world)
+    (world.layout.vector_index / "t.lance/data/3").touch()
+    world = world.again(Compacting())
+    world.begin()
+    world.commit(order(world))
+    assert index_of(world) == {"t.lance", "t.lance/data", "t.lance/data/2", "t.lance/data/3"}
+
+
+def add_table(world: World) -> None:
+    """A table that only the live index has."""
+    (world.layout.vector_index / "old.lance/data").mkdir(parents=True)
+    (world.layout.vector_index / "old.lance/data/only").touch()
+
+
+def index_of(world: World) -> set[str]:
+    found = world.layout.vector_index.rglob("*")
+    return {path.relative_to(world.layout.vector_index).as_posix() for path in found}
 
 
 def freeze() -> "subprocess.Popen[bytes]":

@@ -57,6 +57,17 @@ def test_nothing_that_it_started_is_left(ending: str, limit: float, expected: tu
     assert (done.code, done.timed_out) == expected
 
 
+def test_one_that_says_nothing_is_ended_before_its_limit() -> None:
+    command = ("/bin/sh", "-c", "echo one; sleep 1000")
+    done = run_command(command, env=dict(os.environ), limit=60, silence=0.2)
+    assert done == (-9, "one\n", True, True)
+
+
+def test_one_that_goes_on_writing_is_not_silent() -> None:
+    done = run_command(("yes",), env=dict(os.environ), limit=3, silence=1.5)
+    assert (done.code, done.timed_out, done.silent) == (-9, True, False)
+
+
 def test_one_that_is_stopped_raises_and_so_does_one_that_begins_later() -> None:
     stopper = Stopper()
     thread = threading.Timer(0, stopper.stop)

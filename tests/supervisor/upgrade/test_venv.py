@@ -10,6 +10,7 @@ import pytest
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.install_errors import Cause, diagnose
+from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.protocol.upgrade.requirements import PythonFacts, Requirements, read_requirements
 from mcpkeep.supervisor.upgrade.command import Stopped, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, venv_python
@@ -28,13 +29,19 @@ class Bench:
     """A folder of venvs, one of them the former one, and requirements."""
 
     def __init__(
-        self, world: World, folder: Path, *, uv: str | None, installed: tuple[str, ...] = ()
+        self,
+        world: World,
+        folder: Path,
+        *,
+        uv: str | None,
+        installed: tuple[str, ...] = (),
+        patience: Patience = Patience(60.0, 60.0),  # noqa: B008 - a frozen value
     ) -> None:
         self.world = world
         self.folder = folder / "venvs"
         self.folder.mkdir()
         self.file = folder / "requirements.txt"
-        self.venvs = Venvs(self.folder, environ=world.environ, uv=uv, own_base=own_base())
+        self.venvs = Venvs(self.folder, environ=world.environ, uv=uv, own_base=own_base(), patience=patience)
         make_venv(world, self.folder / "old", *installed)
         (self.folder / "old" / "mark").touch()
         self.steps: list[str] = []
@@ -108,6 +115,31 @@ def test_old_versions_that_cannot_be_held_are_let_go_and_reported(world: World, 
     built = bench.provide("alpha\nnewer\n")
     assert versions(built)["beta"] == "2.0"
     assert built.unconstrained
+
+
+def test_a_held_version_that_a_raised_minimum_rules_out_is_let_go_by_uv_too(
+    world: World, tmp_path: Path
+) -> None:
+    for version, leaf in (("1.0", "leaf<2"), ("2.0", "leaf>=2")):
+        make_wheel(world.wheels, "stem", version, requires=[leaf])
+        make_wheel(world.wheels, "leaf", version)
+    bench = Bench(world, tmp_path, uv=world.uv, installed=("stem==1.0", "leaf==1.0"))
+    built = bench.provide("stem>=2\n")
+    assert versions(built) == {"stem": "2.0", "leaf": "2.0"}
+    assert (built.tool, built.unconstrained) == ("uv", True)
+
+
+def test_a_local_build_that_the_index_does_not_have_lets_no_other_version_go(
+    world: World, tmp_path: Path
+) -> None:
+    local = make_wheel(world.wheels, "torchlike", "1.0+cpu")
+    bench = Bench(world, tmp_path, uv=world.uv, installed=("torchlike==1.0+cpu", "alpha==1.0", "beta==1.0"))
+    local.unlink()
+    for version in ("1.0", "2.0"):
+        make_wheel(world.wheels, "torchlike", version)
+    built = bench.provide("torchlike\nalpha\n")
+    assert versions(built) == {"torchlike": "1.0", "alpha": "1.0", "beta": "1.0"}
+    assert not built.unconstrained
 
 
 def test_the_former_venv_is_shared_where_its_set_is_enough(world: World, tmp_path: Path) -> None:
@@ -270,6 +302,29 @@ def test_an_installer_that_reports_success_and_installs_nothing_is_found_out(
     bench = Bench(world, tmp_path, uv=str(liar))
     with pytest.raises(UpgradeFailed, match="uv reported success, and these are not met: beta"):
         bench.provide("beta\n")
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize(
+    ("does", "patience", "said"),
+    [
+        ("sleep 1000", Patience(0.2, 60.0), "said nothing for 0.2 s"),
+        ("while :; do echo busy; sleep 0.1; done", Patience(60.0, 3.0), "took more than 3 s"),
+    ],
+    ids=["silent", "without end"],
+)
+def test_an_installation_that_takes_too_long_is_ended_and_pip_does_not_begin_it_anew(
+    world: World, tmp_path: Path, does: str, patience: Patience, said: str
+) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text(f'#!/bin/sh\n[ "$1" = pip ] || exec {world.uv} "$@"\n{does}\n')
+    slow.chmod(0o755)
+    bench = Bench(world, tmp_path, uv=str(slow), patience=patience)
+    with pytest.raises(UpgradeFailed, match=f"the installation {said}, and was ended") as failed:
+        bench.provide("beta\n")
+    assert failed.value.details["cause"] == "took_too_long"
+    assert "network" in failed.value.remediation
+    assert not any(step.startswith("pip:") for step in bench.steps)
     assert bench.left() == []
 
 
