@@ -27,7 +27,7 @@ def make_ready(workspace: str, base: str, release: str | None) -> "Started | Non
 
 
 def anything_pending(workspace: str) -> bool:
-    """Whether a journal has not ended, or a lock, staging workspace or half a record is there. Never raises."""
+    """Whether an unended journal, a lock, a staging workspace or half a record is there. Never raises."""
     return any(_pending(f"{workspace}/{base}") for base in _BASES)
 
 
