@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio.to_thread
 
+from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.config import resolve
 from mcpkeep.protocol.upgrade.request import (
     LOOKS,
@@ -49,6 +50,7 @@ async def answer_alone(
     """
     path, _ = find_config(str(layout.workspace))
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
+    arguments = arguments_of(settings.child.command)
     parts = make_parts(layout)
     mark = mark_rolled_back or mark_session_rolled_back(layout.workspace)
     said: tuple[str, ...] = ()
@@ -68,13 +70,14 @@ async def answer_alone(
     try:
         await anyio.to_thread.run_sync(watcher.ready)
         async with (
-            DirectServer(layout, run_id=run_id) as live,
+            DirectServer(layout, run_id=run_id, arguments=arguments) as live,
             running_upgrades(
                 parts,
                 settings.upgrade,
                 live=live,
                 run_id=run_id,
                 recovered=said,
+                arguments=arguments,
                 notify=lambda notify: on_step("", notify.text),
                 heard=lambda line: None,
                 mark_rolled_back=mark,

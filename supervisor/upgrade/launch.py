@@ -1,6 +1,6 @@
 """How a release's server is started: from its folder, with its interpreter, and nothing else on the path."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -9,6 +9,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import Launch, Release
 from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.workspace import server_words
 
 __all__ = ["ask_code_path", "check_code_path", "clean_environment", "launch_release"]
 
@@ -44,11 +45,17 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in _STRIPPED}
 
 
-def launch_release(layout: Layout, release: Release, workspace: Path) -> Launch:
-    """How the release's server is started for `workspace`, which is to be its working folder."""
+def launch_release(
+    layout: Layout, release: Release, workspace: Path, arguments: Sequence[str] = ()
+) -> Launch:
+    """How the release's server is started for `workspace`, which is to be its working folder.
+
+    Of `arguments`, the user's own, it is given those that it knows.
+    """
     folder = layout.releases / release.release_id
+    words = server_words(str(folder), arguments) if arguments else None
     return Launch(
-        command=(str(folder / "venv" / "bin" / "python"), *release.command),
+        command=(str(folder / "venv" / "bin" / "python"), *(words or release.command)),
         env={
             "PROJECT_ROOT": str(workspace),
             "PYTHONPATH": str(folder),

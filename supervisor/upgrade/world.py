@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
@@ -149,13 +149,14 @@ async def running_upgrades(
     live: LiveServer,
     run_id: str,
     recovered: tuple[str, ...],
+    arguments: Sequence[str] = (),
     notify: Callable[[Notify], None],
     heard: Callable[[str], None],
     mark_rolled_back: Callable[[str, str], Awaitable[None]],
 ) -> AsyncGenerator[UpgradeActor]:
     """The upgrade actor with all that stands behind it, while the context lasts.
 
-    `heard` takes each line that a candidate writes to stderr.
+    `heard` takes each line that a candidate writes to stderr; `arguments` are the user's own for the server.
     """
     layout = parts.layout
     environ = dict(os.environ)
@@ -188,7 +189,7 @@ async def running_upgrades(
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
         live=live,
-        candidates=StagedCandidates(layout, run_id=run_id, heard=heard),
+        candidates=StagedCandidates(layout, run_id=run_id, heard=heard, arguments=arguments),
         validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
         records=ThreadedRecords(records),
         backups=backups,
