@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.errors import SpawnError
 from mcpkeep.supervisor.workspace import clear_index, release_server
 
@@ -48,6 +49,8 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def launch(options: "RunOptions", release: str | None, *, alone: bool = True) -> Launch:
     """How the release is started, or with None the command as configured.
 
+    The arguments of a configured `-m mcp_server` go along to a release that knows them.
+
     Where no other server of ours runs (`alone`), what a killed index build left is removed on the way: a
     server takes it for an index, and never builds another.
 
@@ -59,7 +62,11 @@ def launch(options: "RunOptions", release: str | None, *, alone: bool = True) ->
     if release is None:
         environ = os.environ if options.release is None else clean_environment(os.environ)
         return Launch(options.command, {**environ, **options.env})
-    server = release_server(options.base, release) if options.base is not None else None
+    server = (
+        release_server(options.base, release, arguments_of(options.command))
+        if options.base is not None
+        else None
+    )
     if server is None:
         where = options.base or "this workspace, which has no prAxIs OS"
         raise SpawnError(release, f"release {release!r} is not whole, or not in {where}")

@@ -6,9 +6,10 @@ Paths are strings: this runs before the child is spawned, and pathlib takes as l
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mcpkeep.protocol.arguments import module_words
 from mcpkeep.protocol.errors import ConfigError
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "make_state_folder",
     "recognise_server",
     "release_server",
-    "takes_transport",
+    "server_words",
 ]
 
 _BASES = (".praxis-os", ".agent-os")
@@ -122,21 +123,36 @@ def recognise_server(workspace: str) -> KnownServer | None:
                 return server
             warning = f"{current} names {release!r}, which is no whole release; the server runs from {root}"
         python = os.path.join(root, "venv", "bin", "python")
-        if (words := _words(root)) is not None and os.access(python, os.X_OK):
+        if (words := server_words(root)) is not None and os.access(python, os.X_OK):
             return KnownServer((python, *words), {"PYTHONPATH": root}, warning=warning)
     return None
 
 
-def release_server(base: str, release: str) -> KnownServer | None:
-    """The server of this release of the installation in `base`; None where the release is not whole."""
+def release_server(base: str, release: str, arguments: Sequence[str] = ()) -> KnownServer | None:
+    """The server of this release of the installation in `base`; None where the release is not whole.
+
+    Of `arguments` it is given those that it knows.
+    """
     folder = os.path.join(os.path.realpath(base), ".mcpkeep", "releases", release)
     python = os.path.join(folder, "venv", "bin", "python")
     # release.json is written last, so it says that all else was.
     whole = os.path.isfile(os.path.join(folder, "release.json")) and os.access(python, os.X_OK)
-    if not whole or (words := _words(folder)) is None:
+    if not whole or (words := server_words(folder, arguments)) is None:
         return None
     # Without PYTHONSAFEPATH, `-m` finds a project's own mcp_server/ first, since it runs in the project.
     return KnownServer((python, *words), {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"}, release)
+
+
+def server_words(folder: str, arguments: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """The words after the interpreter that start the server in `folder`, with those of `arguments` that it
+    knows; None where none is there.
+    """
+    path = os.path.join(folder, "mcp_server", "__main__.py")
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return module_words(file.read(), arguments)
+    except OSError:
+        return None
 
 
 def find_base(workspace: str) -> str | None:
@@ -151,26 +167,6 @@ def clear_index(base: str) -> None:
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)
-
-
-def _words(folder: str) -> tuple[str, ...] | None:
-    """The words after the interpreter that start the server in `folder`; None where none is there."""
-    path = os.path.join(folder, "mcp_server", "__main__.py")
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            source = file.read()
-    except OSError:
-        return None
-    # Required where the version knows it, refused where not; no version number tells the two apart.
-    return ("-m", "mcp_server", *(("--transport", "dual") if takes_transport(source) else ()))
-
-
-def takes_transport(source: str) -> bool:
-    """Whether the version with this mcp_server/__main__.py knows `--transport`."""
-    return any(
-        after.lstrip().startswith(('"--transport"', "'--transport'"))
-        for after in source.split("add_argument(")[1:]
-    )
 
 
 def _user_state(environ: Mapping[str, str], home: str, platform: str) -> str:

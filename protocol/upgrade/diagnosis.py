@@ -14,6 +14,8 @@ _OWN_PARTS = ("mcp_server", "scripts")
 _MISSING = re.compile(r"No module named '?([\w.]+)'?")
 _FILE = re.compile(r'^\s*File "([^"]+)", line (\d+)')
 _ERROR = re.compile(r"^(?:[\w.]*\b(?:Error|Exception|Interrupt|Exit)\b|[\w.]*error):? ?", re.IGNORECASE)
+_ARGUMENTS = re.compile(r"error: (unrecognized arguments|the following arguments|argument )|--transport")
+"""As argparse says it."""
 _SHOWN = 20
 
 
@@ -48,10 +50,11 @@ def explain_end(end: Exit) -> Diagnosis:
     if word.startswith(("SyntaxError", "IndentationError", "TabError")):
         place = _last_place(end.stderr_tail)
         return Diagnosis(f"{cause}{f' ({place})' if place else ''}", CHOOSE_ANOTHER)
-    if end.code == 2 and "--transport" in word:
+    if end.code == 2 and _ARGUMENTS.search(word):
         return Diagnosis(
             f"{cause} (this version takes other arguments)",
-            "the old version stays; give mcpkeep the arguments that the new version takes",
+            "the old version stays; change what stands after `-m mcp_server` in the command that mcpkeep is "
+            "given to what the new version takes, or choose another commit",
         )
     return Diagnosis(cause, CHOOSE_ANOTHER)
 

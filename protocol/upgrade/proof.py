@@ -60,6 +60,8 @@ class Proof(msgspec.Struct, frozen=True):
     """
     seconds_to_ready: float
     stderr_tail: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """The flags of the user's own command that this version does not know, and was started without."""
 
 
 def tool_digests(tools: Iterable[Mapping[str, object]]) -> dict[str, str]:

@@ -272,7 +272,13 @@ def report_upgrade(
         post_install=prepared.post_install,
         validation_report=validated.path,
         differs=merged.differs,
-        warnings=(*prepared.warnings, *merged.plan.warnings, *validated.facts, *warnings),
+        warnings=(
+            *prepared.warnings,
+            *_started_without(switched.proof.left_out),
+            *merged.plan.warnings,
+            *validated.facts,
+            *warnings,
+        ),
         git_committed=git_committed,
     )
 
@@ -315,3 +321,9 @@ def success_rate(lines: Iterable[Mapping[str, object]]) -> float | None:
     if not upgrades:
         return None
     return sum(stands for _, stands in upgrades) / len(upgrades)
+
+
+def _started_without(flags: Sequence[str]) -> tuple[str, ...]:
+    if not flags:
+        return ()
+    return (f"the new version does not know {', '.join(flags)} of your server's command: it runs without",)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio.to_thread
 
+from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.config import resolve
 from mcpkeep.protocol.upgrade.request import (
     LOOKS,
@@ -50,6 +51,7 @@ async def answer_alone(
     path, _ = find_config(str(layout.workspace))
     settings = resolve(read_config(path) if path else None, environ=os.environ, flags={}).settings
     parts, child_env = make_parts(layout), settings.child.env
+    arguments = arguments_of(settings.child.command)
     mark = mark_rolled_back or mark_session_rolled_back(layout.workspace)
     said: tuple[str, ...] = ()
     # A plan that an upgrade follows is made of what will stand there.
@@ -68,7 +70,9 @@ async def answer_alone(
     try:
         await anyio.to_thread.run_sync(watcher.ready)
         async with (
-            DirectServer(layout, run_id=run_id, environ={**os.environ, **child_env}) as live,
+            DirectServer(
+                layout, run_id=run_id, environ={**os.environ, **child_env}, arguments=arguments
+            ) as live,
             running_upgrades(
                 parts,
                 settings.upgrade,
@@ -76,6 +80,7 @@ async def answer_alone(
                 run_id=run_id,
                 child_env=child_env,
                 recovered=said,
+                arguments=arguments,
                 notify=lambda notify: on_step("", notify.text),
                 heard=lambda line: None,
                 mark_rolled_back=mark,

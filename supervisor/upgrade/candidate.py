@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from mcpkeep.actors.smoke import make_smoke_tests
 from mcpkeep.actors.upgrade_world import Progress
+from mcpkeep.protocol.arguments import left_out
 from mcpkeep.protocol.upgrade.failure import ServerEnded, UpgradeFailed
 from mcpkeep.protocol.upgrade.handshake import ServerInfo
 from mcpkeep.protocol.upgrade.places import INDEX, SETTINGS
@@ -74,12 +75,17 @@ class StagedCandidates:
         patience: Patience | None = None,
         term_grace: float = TERM_GRACE,
         environ: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
         heard: Callable[[str], None] = lambda _: None,
         calls: FileCalls = OS_CALLS,
     ) -> None:
-        """`run_id` is the mark by which mcpkeep's watcher finds them; `heard` takes their lines of stderr."""
+        """`run_id` is the mark by which mcpkeep's watcher finds them; `heard` takes their lines of stderr.
+
+        `arguments` are the user's own for the server.
+        """
         self._layout = layout
         self._run_id = run_id
+        self._arguments = tuple(arguments)
         self._patience = patience or Patience()
         self._term_grace = term_grace
         self._environ = clean_environment(os.environ if environ is None else environ)
@@ -104,7 +110,7 @@ class StagedCandidates:
             UpgradeFailed: it does not start, is silent, crashes, or loads other code; with its last words.
         """
         workspace = self._layout.staging(session_id)
-        launch = launch_release(self._layout, release, workspace)
+        launch = launch_release(self._layout, release, workspace, self._arguments)
         progress("looking where the new server's code is loaded from")
         code_path = await ask_code_path(launch, str(workspace), self._run_id, environ=self._environ)
         check_code_path(code_path, self._layout.releases / release.release_id)
@@ -132,6 +138,7 @@ class StagedCandidates:
             index=index,
             seconds_to_ready=tried.seconds,
             stderr_tail=tried.stderr,
+            left_out=left_out(launch.command, self._arguments),
         )
 
 

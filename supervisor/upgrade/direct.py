@@ -1,7 +1,7 @@
 """The live workspace's server where no mcpkeep serves it: a release is booted there, tried, and ended."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,11 +35,15 @@ class DirectServer:
         patience: Patience | None = None,
         term_grace: float = TERM_GRACE,
         environ: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
         heard: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`run_id` is the mark by which a watcher, where there is one, finds the server."""
+        """`run_id` is the mark by which a watcher, where there is one, finds the server; `arguments` are the
+        user's own for it.
+        """
         self._layout = layout
         self._run_id = run_id
+        self._arguments = tuple(arguments)
         self._patience = patience
         self._term_grace = term_grace
         self._environ = clean_environment(os.environ if environ is None else environ)
@@ -98,7 +102,7 @@ class DirectServer:
         progress(doing)
         workspace = self._layout.workspace
         self._probe = await start_probe(
-            launch_release(self._layout, release, workspace),
+            launch_release(self._layout, release, workspace, self._arguments),
             str(workspace),
             self._run_id,
             patience=self._patience,

@@ -52,11 +52,11 @@ from mcpkeep.supervisor.upgrade.release_store import (
     point_link,
     read_release,
     release_ids,
-    server_words,
     write_release,
 )
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.venv import SCHEMA, BuiltVenv, Venvs, folder_bytes
+from mcpkeep.supervisor.workspace import server_words
 
 __all__ = ["Installer", "folder_requirements", "installed_version"]
 
@@ -372,6 +372,11 @@ class Installer:
         try:
             make_folders(folder, calls=calls)
             files = copy_code(code / _SERVER, folder / _SERVER, calls=calls, stopper=stopper)
+            if (command := server_words(str(folder))) is None:
+                raise UpgradeFailed(
+                    f"there is no server in {str(code / _SERVER)!r}: it has no __main__.py",
+                    remediation="choose a commit that has one",
+                )
             copy_code(code / _SCRIPTS, folder / _SCRIPTS, calls=calls, stopper=stopper)
             release = new_release(
                 release_id,
@@ -380,7 +385,7 @@ class Installer:
                 venv=venv(folder),
                 requirements_sha256=requirements.sha256,
                 server_files=files,
-                command=server_words(folder),
+                command=command,
             )
             stopper.check()
             write_release(layout, release, calls=calls)

@@ -1,6 +1,6 @@
 """How a release's server is started: from its folder, with its interpreter, and nothing else on the path."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -9,6 +9,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import Launch, Release
 from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.workspace import server_words
 
 __all__ = ["ask_code_path", "check_code_path", "launch_release"]
 
@@ -23,11 +24,17 @@ print(os.path.realpath(found.origin or next(iter(found.submodule_search_location
 _NO_GENERATION = 0
 
 
-def launch_release(layout: Layout, release: Release, workspace: Path) -> Launch:
-    """How the release's server is started for `workspace`, which is to be its working folder."""
+def launch_release(
+    layout: Layout, release: Release, workspace: Path, arguments: Sequence[str] = ()
+) -> Launch:
+    """How the release's server is started for `workspace`, which is to be its working folder.
+
+    Of `arguments`, the user's own, it is given those that it knows.
+    """
     folder = layout.releases / release.release_id
+    words = server_words(str(folder), arguments) if arguments else None
     return Launch(
-        command=(str(folder / "venv" / "bin" / "python"), *release.command),
+        command=(str(folder / "venv" / "bin" / "python"), *(words or release.command)),
         env={
             "PROJECT_ROOT": str(workspace),
             "PYTHONPATH": str(folder),

@@ -17,7 +17,6 @@ from mcpkeep.supervisor.upgrade.code_files import walk_code
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.removal import remove_tree
-from mcpkeep.supervisor.workspace import takes_transport
 
 __all__ = [
     "RECORD",
@@ -29,13 +28,11 @@ __all__ = [
     "read_release",
     "release_ids",
     "remove_release",
-    "server_words",
     "write_release",
 ]
 
 RECORD = "release.json"
 SCHEMA = 1
-_SERVER = "mcp_server"
 _CHUNK = 1 << 20
 
 
@@ -62,12 +59,6 @@ def release_ids(layout: Layout) -> tuple[str, ...]:
     with contextlib.suppress(FileNotFoundError), os.scandir(layout.releases) as entries:
         return tuple(sorted(e.name for e in entries if os.path.isfile(os.path.join(e.path, RECORD))))
     return ()
-
-
-def server_words(code: Path) -> tuple[str, ...]:
-    """The words after the interpreter that start the server in `code`, which holds mcp_server/."""
-    source = (code / _SERVER / "__main__.py").read_text(encoding="utf-8", errors="replace")
-    return ("-m", _SERVER, *(("--transport", "dual") if takes_transport(source) else ()))
 
 
 def copy_code(

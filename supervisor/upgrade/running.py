@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, cast
 
@@ -62,13 +62,15 @@ class Upgrades:
         run_id: str,
         child_env: Mapping[str, str],
         started: "Started | None",
+        arguments: Sequence[str],
         notify: Callable[[Notify], None],
         tell_next: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
     ) -> None:
         """Take the parts: `following` is the same server as `live`, and `moves` is told of each move of it.
 
-        `started` is what the start found, where it looked; `tell_next` tells a client yet to come, too.
+        `started` is what the start found, where it looked; `tell_next` tells a client yet to come, too;
+        `arguments` are the user's own for the server.
         """
         self._layout = layout
         self._settings = settings
@@ -77,6 +79,7 @@ class Upgrades:
         self._moves = moves
         self._run_id = run_id
         self._child_env = child_env
+        self._arguments = arguments
         self._started = started
         self._notify = notify
         self._tell_next = tell_next
@@ -270,6 +273,7 @@ class Upgrades:
             make_parts(self._layout) if started is None else started.parts,
             self._settings,
             live=self._live,
+            arguments=self._arguments,
             run_id=self._run_id,
             child_env=self._child_env,
             recovered=() if started is None else started.said,

@@ -19,8 +19,9 @@ from mcpkeep.supervisor.upgrade.copying import walk
 from mcpkeep.supervisor.upgrade.installer import folder_requirements, installed_version
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.python import runs_from
-from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids, server_words
+from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids
 from mcpkeep.supervisor.upgrade.venv import folder_bytes
+from mcpkeep.supervisor.workspace import server_words
 
 __all__ = ["InstalledTarget"]
 
@@ -155,7 +156,14 @@ def _command(layout: Layout, problems: list[Problem]) -> tuple[str, ...]:
             )
         )
         return ()
-    return (str(python), *server_words(layout.base))
+    if (words := server_words(str(layout.base))) is None:
+        problems.append(
+            Problem(
+                f"{str(layout.base)!r} has no mcp_server/__main__.py", "put it back; nothing else starts it"
+            )
+        )
+        return ()
+    return (str(python), *words)
 
 
 def _requirements(layout: Layout) -> str | None:

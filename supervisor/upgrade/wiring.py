@@ -8,6 +8,7 @@ from mcpkeep.actors.child import ChildActor
 from mcpkeep.actors.elicitation import Elicitation
 from mcpkeep.actors.keep_upgrade import KeepUpgrades
 from mcpkeep.actors.relay import RelayActor
+from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.child import Notify
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.moves import Moves
@@ -71,6 +72,7 @@ def wire_upgrades(
         run_id=run_id,
         child_env=settings.env,
         started=options.started,
+        arguments=arguments_of(options.command),
         notify=notify,
         tell_next=tell_next,
         mark_rolled_back=mark,

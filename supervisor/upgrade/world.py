@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
@@ -150,14 +150,15 @@ async def running_upgrades(
     run_id: str,
     child_env: Mapping[str, str],
     recovered: tuple[str, ...],
+    arguments: Sequence[str] = (),
     notify: Callable[[Notify], None],
     heard: Callable[[str], None],
     mark_rolled_back: Callable[[str, str], Awaitable[None]],
 ) -> AsyncGenerator[UpgradeActor]:
     """The upgrade actor with all that stands behind it, while the context lasts.
 
-    `child_env` is added to a server's environment, as for the live one; `heard` takes each line that a
-    candidate writes to stderr.
+    `arguments` and `child_env` are the user's own for a server, as for the live one; `heard` takes each line
+    that a candidate writes to stderr.
     """
     layout = parts.layout
     environ = dict(os.environ)
@@ -190,7 +191,9 @@ async def running_upgrades(
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
         live=live,
-        candidates=StagedCandidates(layout, run_id=run_id, environ={**environ, **child_env}, heard=heard),
+        candidates=StagedCandidates(
+            layout, run_id=run_id, environ={**environ, **child_env}, arguments=arguments, heard=heard
+        ),
         validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
         records=ThreadedRecords(records),
         backups=backups,

@@ -280,3 +280,33 @@ def test_an_index_without_metadata_is_removed_before_a_start_and_no_other(tmp_pa
     (index / "metadata.json").touch()
     launch(options(tmp_path), None)
     assert [entry.name for entry in index.iterdir()] == ["metadata.json"]
+
+
+TAKES_LEVEL = f'{TAKES_TRANSPORT}\nparser.add_argument("--log-level")'
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "words"),
+    [
+        (("-m", "mcp_server", "--transport", "stdio", "--log-level", "WARNING"), TAKES_LEVEL, None),
+        (
+            ("-m", "mcp_server", "--transport", "stdio", "--log-level", "WARNING"),
+            TAKES_TRANSPORT,
+            ("-m", "mcp_server", "--transport", "stdio"),
+        ),
+        (
+            ("start.py", "mcp_server", "--log-level", "x"),
+            TAKES_LEVEL,
+            ("-m", "mcp_server", "--transport", "dual"),
+        ),
+    ],
+)
+def test_a_release_is_started_with_the_user_s_own_arguments_as_far_as_it_knows_them(
+    tmp_path: Path, command: tuple[str, ...], source: str, words: tuple[str, ...] | None
+) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_LEVEL)
+    chosen = options(tmp_path, "--", ".praxis-os/venv/bin/python", *command)
+    assert launch(chosen, None).command == (".praxis-os/venv/bin/python", *command)
+    folder = make_release(root, "one", source)
+    assert launch(chosen, "one").command == (str(folder / "venv/bin/python"), *(words or command))

@@ -12,6 +12,12 @@ TRACE = (
 )
 
 
+OTHER_ARGUMENTS = (
+    "the old version stays; change what stands after `-m mcp_server` in the command that mcpkeep is given to "
+    "what the new version takes, or choose another commit"
+)
+
+
 @pytest.mark.parametrize(
     ("end", "diagnosis"),
     [
@@ -61,7 +67,23 @@ TRACE = (
             Diagnosis(
                 "exited with code 2: x: error: the following arguments are required: --transport (this "
                 "version takes other arguments)",
-                "the old version stays; give mcpkeep the arguments that the new version takes",
+                OTHER_ARGUMENTS,
+            ),
+        ),
+        (
+            Exit(code=2, stderr_tail=("x: error: argument --transport: invalid choice: 'sse'",)),
+            Diagnosis(
+                "exited with code 2: x: error: argument --transport: invalid choice: 'sse' (this version "
+                "takes other arguments)",
+                OTHER_ARGUMENTS,
+            ),
+        ),
+        (
+            Exit(code=2, stderr_tail=("x: error: unrecognized arguments: --log-level",)),
+            Diagnosis(
+                "exited with code 2: x: error: unrecognized arguments: --log-level (this version takes other "
+                "arguments)",
+                OTHER_ARGUMENTS,
             ),
         ),
         (

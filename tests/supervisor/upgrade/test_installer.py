@@ -243,6 +243,16 @@ def test_the_transport_is_named_only_where_that_version_knows_it(world: World, t
     assert adopt(world.installer(layout)).release.command == ("-m", "mcp_server")
 
 
+def test_code_without_a_server_is_no_release(world: World, tmp_path: Path) -> None:
+    layout = world.installation(tmp_path / "w", installed=("alpha==1.0",))
+    adopt(world.installer(layout))
+    write_code(tmp_path / "code", "alpha\n", version="2")
+    (tmp_path / "code" / "mcp_server" / "__main__.py").unlink()
+    with pytest.raises(UpgradeFailed, match=r"there is no server in .*: it has no __main__\.py"):
+        make(world.installer(layout), order(tmp_path / "code"))
+    assert release_ids(layout) == ("adopted",)
+
+
 def test_a_release_that_cannot_be_made_leaves_nothing(world: World, tmp_path: Path) -> None:
     layout = world.installation(tmp_path / "w", installed=("alpha==1.0",))
     adopt(world.installer(layout))

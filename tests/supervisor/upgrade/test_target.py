@@ -92,6 +92,14 @@ async def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> Non
     assert "has no standards/universal/" in said(facts) and "interpreter" in said(facts)
 
 
+async def test_a_server_that_cannot_be_started_as_a_module_is_told(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / "mcp_server" / "__main__.py").unlink()
+    facts = await facts_of(world)
+    assert (facts.structure_valid, facts.command) == (False, ())
+    assert said(facts) == f"{str(world.base)!r} has no mcp_server/__main__.py"
+
+
 async def test_a_part_that_is_a_link_is_refused_by_its_target(tmp_path: Path) -> None:
     world = world_in(tmp_path)
     (world.base / "workflows").rename(tmp_path / "elsewhere")
