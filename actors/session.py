@@ -15,9 +15,17 @@ from weakref import WeakValueDictionary
 import anyio
 import msgspec
 
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
+from mcpkeep.protocol.workflow.difference import require_unchanged
 from mcpkeep.protocol.workflow.refusal import NotFound, StateConflict, StorageFailed
-from mcpkeep.protocol.workflow.session import Session, SessionError, Status, Summary
+from mcpkeep.protocol.workflow.session import (
+    Session,
+    SessionError,
+    Status,
+    Summary,
+    check_session_id,
+    suggest,
+)
 from mcpkeep.protocol.workflow.snapshot import SnapshotDamaged, Stored, read_session
 
 __all__ = [
@@ -179,7 +187,7 @@ class SessionActor:
             StateConflict: a newer mcpkeep wrote it.
             StorageFailed: its file cannot be read.
         """
-        rules.check_session_id(session_id)
+        check_session_id(session_id)
         await self._refresh()
         return self._read(session_id)
 
@@ -232,7 +240,7 @@ class SessionActor:
     async def change(
         self, session_id: str, decide: Callable[[Session], Session], *, seen: Session | None = None
     ) -> Changed:
-        """Apply one of the rules of `protocol.session` and make the outcome durable.
+        """Apply one of the rules of `protocol.workflow.transition` and make the outcome durable.
 
         `decide` may be called more than once, each time on the newest state.
 
@@ -241,12 +249,12 @@ class SessionActor:
                 as `seen`; or another process is the writer.
             StorageFailed: not durable; memory is unchanged.
         """
-        rules.check_session_id(session_id)
+        check_session_id(session_id)
 
         async def save() -> Changed:
             before = self._read(session_id)
             if seen is not None:
-                rules.require_unchanged(seen, before)
+                require_unchanged(seen, before)
             after = decide(before)
             self._sessions[session_id] = await self._store.save(after)
             return Changed(before, after)
@@ -263,7 +271,7 @@ class SessionActor:
         last_phase: int | None = None,
         seen: Session | None = None,
     ) -> Changed:
-        """The gate accepted the evidence. See `protocol.workflow.session.pass_gate`."""
+        """The gate accepted the evidence. See `protocol.workflow.transition.pass_gate`."""
         return await self.change(
             session_id,
             lambda s: rules.pass_gate(
@@ -324,7 +332,7 @@ class SessionActor:
 
     async def delete(self, session_id: str, *, reason: str | None = None) -> Deleted:
         """Delete for good. Succeeds, and writes nothing, where there is no such session. Raises as change."""
-        rules.check_session_id(session_id)
+        check_session_id(session_id)
         await self._refresh()
 
         async def remove() -> Deleted:
@@ -345,7 +353,7 @@ class SessionActor:
             raise StateConflict(f"session {session_id!r} cannot be used: {why}", "see the file it names")
         stored = self._sessions.get(session_id)
         if stored is None:
-            near = rules.suggest(session_id, [s.summary for s in self._sessions.values()])
+            near = suggest(session_id, [s.summary for s in self._sessions.values()])
             raise NotFound(
                 f"there is no session {session_id!r}",
                 f"did you mean one of: {', '.join(near)}" if near else "begin one with start",

@@ -130,6 +130,11 @@ class UpgradeActor(Actor[UpgradeMessage]):
             return "it holds the upgrade lock"
         return None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no work is under way."""
+        return self._work is None
+
     async def idle(self) -> None:
         """Wait until no work is under way."""
         while self._work is not None:
@@ -447,7 +452,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
             self._notify(
                 Notify("error", f"{crash.release} crashes again and again ({crash.how}): rolling back")
             )
-            message = RollBack(to=self._probation.former, by=_PROBATION)
+            # After a change of content alone, the former version has the same release.
+            former = self._probation.former
+            to = former if former != self._probation.release else None
+            message = RollBack(to=to, by=_PROBATION)
             self.tasks.start_soon(self._interrupt, Envelope[UpgradeMessage](message), message)
 
     async def _status(self) -> UpgradeAnswer:

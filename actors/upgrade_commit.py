@@ -1,6 +1,6 @@
 """Phases 3 and 4 of an upgrade: prove the new server, commit, switch; then validate the live one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from mcpkeep.actors.smoke import make_smoke_tests
-from mcpkeep.actors.upgrade_phases import Context
+from mcpkeep.actors.upgrade_phases import Context, move_to
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import Phase3Evidence, Phase4Evidence
@@ -24,13 +24,16 @@ from mcpkeep.protocol.upgrade.smoke import (
 )
 from mcpkeep.protocol.upgrade.validation import LiveFacts, Verdict, judge_live, judge_proof, outcome_of
 
+_INDEXED = ("updated", "built")
+"""What `Proof.index` says where the candidate added to the index, or made one."""
+
 __all__ = ["commit", "show_time", "switch", "validate"]
 
 
 async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[Phase3Evidence, Switched]:
     """Phase 3: boot the new release in staging and prove it; then the commit and the switch."""
     world = context.world
-    await _require_fresh(context, merged)
+    _require_fresh(await world.contents.stale(merged.plan))
     old_tools = await world.live.tools()
     context.step("proving the new server in staging")
     proof = await world.candidates.prove(
@@ -48,7 +51,7 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
             stderr_tail=proof.stderr_tail,
             proof=msgspec.to_builtins(proof),
         )
-    await _require_fresh(context, merged)
+    await _require_as_proven(context, merged, proof)
     order = await _order(context, prepared, merged, proof)
     raced = await commit(world, order, freeze=context.settings.freeze, step=context.step)
     at = world.now()
@@ -108,12 +111,28 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
     return raced
 
 
-async def _require_fresh(context: Context, merged: Merged) -> None:
-    changed = await context.world.contents.stale(merged.plan)
+async def _require_as_proven(context: Context, merged: Merged, proof: Proof) -> None:
+    """Proving may have taken minutes: neither side is to have changed meanwhile."""
+    contents, plan = context.world.contents, merged.plan
+    changed = await contents.stale(plan)
+    if proof.index in _INDEXED:
+        changed += await contents.unindexed(plan, context.session_id)
+    _require_fresh(changed)
+    altered = await contents.verify_staged(plan, context.session_id, merged.applied)
+    if altered:
+        raise UpgradeFailed(
+            f"what was staged is not what was planned: {', '.join(altered[:10])}",
+            remediation="look whether the new server changes its content when it starts, and tell upstream",
+            details={"changed": altered},
+        )
+
+
+def _require_fresh(changed: Sequence[str]) -> None:
     if changed:
+        phase = 1 if "source" in changed else 2
         raise UpgradeFailed(
             f"the plan is stale, since these changed meanwhile: {', '.join(changed[:10])}",
-            remediation="go back to phase 2, so that it is made anew",
+            remediation=f"go back to phase {phase}, or start the upgrade again, so that it is made anew",
             details={"changed": changed},
         )
 
@@ -131,7 +150,7 @@ async def _order(context: Context, prepared: Prepared, merged: Merged, proof: Pr
         removed=removed,
         expected=await context.world.contents.expected(merged.plan, (*written, *removed)),
         # A copy that nothing was added to is not worth losing what the live server indexed meanwhile.
-        swap_index=proof.index in ("updated", "built"),
+        swap_index=proof.index in _INDEXED,
         backup_id=prepared.backup_id,
     )
 
@@ -144,7 +163,7 @@ async def validate(
     live = world.live
     if not live.is_up(release):
         context.step("starting the server")
-        await live.start(release, progress=context.step)
+        await move_to(live, release, progress=context.step)
     context.step("validating the live server")
     tools = await live.tools()
     found = await world.validation.measure(release, live.pid)

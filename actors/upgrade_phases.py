@@ -3,13 +3,14 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+import anyio
 import msgspec
 
 from mcpkeep.actors.upgrade_install import ask_installer
-from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
+from mcpkeep.actors.upgrade_world import LiveServer, Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupDone, BackupRefused, CreateBackup, VerifyBackup
 from mcpkeep.protocol.upgrade.evidence import Phase0Evidence, Phase1Evidence, Phase2Evidence, PostInstallStep
-from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts
+from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts, TargetFacts, space_needed
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.places import CODE_PARTS
@@ -27,7 +28,17 @@ from mcpkeep.protocol.upgrade.release import (
 from mcpkeep.protocol.upgrade.request import ConflictsUndecided
 from mcpkeep.protocol.upgrade.size import show_size
 
-__all__ = ["BACKUP_LIMIT", "Context", "Undecided", "check", "check_again", "merge", "prepare", "settle"]
+__all__ = [
+    "BACKUP_LIMIT",
+    "Context",
+    "Undecided",
+    "check",
+    "check_again",
+    "merge",
+    "move_to",
+    "prepare",
+    "settle",
+]
 
 BACKUP_LIMIT = 3600.0
 """Seconds for a backup of whatever size on whatever disk."""
@@ -57,7 +68,10 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
     target = await world.targets.inspect()
     owner = world.lock.owner()
     busy = owner is not None and owner.get("alive") and owner.get("session_id") != context.session_id
+    needed = space_needed(source, target, code=options.code)
     problems = [*source.problems, *target.problems]
+    if (lack := needed.problem(target.bytes_available)) is not None:
+        problems.append(lack)
     if busy and owner is not None:
         problems.append(
             Problem(
@@ -66,7 +80,7 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
                 "finish that upgrade, or give it up with `mcpkeep upgrade --abort`",
             )
         )
-    evidence = _preflight(source, target, free=not busy)
+    evidence = _preflight(source, target, needed.total, free=not busy)
     if problems:
         raise UpgradeFailed(
             "; ".join(problem.text for problem in problems),
@@ -85,7 +99,7 @@ async def check_again(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
     return await check(context._replace(step=tell_nobody))
 
 
-def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase0Evidence:
+def _preflight(source: SourceFacts, target: TargetFacts, needed: int, *, free: bool) -> Phase0Evidence:
     return Phase0Evidence(
         source_path=source.path,
         source_version=source.version,
@@ -94,7 +108,7 @@ def _preflight(source: SourceFacts, target: TargetFacts, *, free: bool) -> Phase
         target_exists=target.exists,
         target_structure_valid=target.structure_valid,
         disk_space_available=show_size(target.bytes_available),
-        disk_space_required=show_size(target.bytes_required),
+        disk_space_required=show_size(needed),
         no_concurrent_workflows=free,
     )
 
@@ -104,11 +118,11 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     world, session_id = context.world, context.session_id
     _, source = await check_again(context)
     context.step("recording the running version as a release")
-    former = (await _install(context, AdoptRelease(session_id))).release
+    adopted = await _install(context, AdoptRelease(session_id))
+    former = adopted.release
     if world.live.serving and world.live.release != former.release_id:
         context.step("moving the server to its release")
-        await world.live.start(former.release_id, progress=context.step)
-        await world.live.promote(freeze=False)
+        await move_to(world.live, former.release_id, progress=context.step)
     backup = await _back_up(context, former.release_id)
     made: ReleaseMade | None = None
     if context.options.code:
@@ -142,7 +156,19 @@ async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
         unconstrained=made is not None and made.unconstrained,
         packages=made.packages if made is not None else 0,
         post_install=steps,
+        warnings=(*adopted.warnings, *(made.warnings if made is not None else ())),
     )
+
+
+async def move_to(live: LiveServer, release: str, *, progress: Progress) -> None:
+    """Have clients served from a release of which the files stand there. Raises UpgradeFailed."""
+    await live.start(release, progress=progress)
+    try:
+        await live.promote(freeze=False)
+    except UpgradeFailed:
+        with anyio.CancelScope(shield=True):
+            await live.drop()
+        raise
 
 
 async def _back_up(context: Context, release: str) -> BackupDone:

@@ -85,6 +85,16 @@ class Contents(Protocol):
         """What has changed since the plan was made: paths, or `source`."""
         ...
 
+    async def verify_staged(self, plan: Plan, session_id: str, applied: Applied) -> tuple[str, ...]:
+        """The paths whose staged file is not what the plan and its decisions come to."""
+        ...
+
+    async def unindexed(self, plan: Plan, session_id: str) -> tuple[str, ...]:
+        """Live standards outside the plan that are not as staging was filled with them: an index that was
+        made there does not know them.
+        """
+        ...
+
     async def expected(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str | None]:
         """SHA-256 of each live file as the plan saw it, None for absent; of paths outside the plan, as it is.
 

@@ -23,17 +23,9 @@ from mcpkeep.protocol.workflow.request import (
     Rollback,
     Start,
 )
-from mcpkeep.protocol.workflow.session import (
-    Action,
-    Session,
-    SessionError,
-    Status,
-    paused_seconds,
-    require,
-    require_current,
-    require_reachable,
-)
+from mcpkeep.protocol.workflow.session import Session, SessionError, Status, paused_seconds
 from mcpkeep.protocol.workflow.task import Task, TaskContent, read_task
+from mcpkeep.protocol.workflow.transition import Action, require, require_current, require_reachable
 from mcpkeep.protocol.workflow.verdict import Verdict, judge
 
 __all__ = ["complete_phase", "get_phase", "get_task", "resume", "retry_phase", "rollback", "start"]

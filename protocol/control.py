@@ -1,5 +1,6 @@
 """The control socket's language: one question per connection, steps while it is worked on, then the answer.
 
+Or, in place of a question, `Follow`: the holder tells of each move of its server until one of the two ends.
 Each frame is four bytes of length, big-endian, and that many bytes of MessagePack. The questions are the
 actors' own messages.
 """
@@ -17,8 +18,11 @@ __all__ = [
     "Answered",
     "Ask",
     "ControlError",
+    "Follow",
+    "Followed",
     "Frames",
     "FromServer",
+    "Moved",
     "NotAnswered",
     "Stepped",
     "encode_frame",
@@ -58,6 +62,22 @@ class NotAnswered(msgspec.Struct, frozen=True, tag="control.not_answered"):
     """There is no answer, and why; nothing follows."""
 
     reason: str
+
+
+class Follow(msgspec.Struct, frozen=True, tag="control.follow"):
+    """Another window wants to be told of each move of the holder's server to a release, or to a new index."""
+
+
+class Moved(msgspec.Struct, frozen=True, tag="control.moved"):
+    """The holder's server was moved for the `number`th time; the first word says how often it had been."""
+
+    number: int
+
+
+class Followed(msgspec.Struct, frozen=True, tag="control.followed"):
+    """That window's server has followed this move, or cannot."""
+
+    number: int
 
 
 FromServer = Stepped | Answered | NotAnswered

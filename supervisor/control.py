@@ -22,6 +22,7 @@ from mcpkeep.protocol.control import (
     Answered,
     Ask,
     ControlError,
+    Follow,
     Frames,
     FromServer,
     NotAnswered,
@@ -32,7 +33,17 @@ from mcpkeep.protocol.errors import McpkeepError
 from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
 from mcpkeep.supervisor.writer_lock import WriterLock
 
-__all__ = ["Answering", "Holder", "ask_holder", "serve_control", "socket_path"]
+__all__ = [
+    "CHUNK",
+    "Answering",
+    "Attending",
+    "Holder",
+    "ask_holder",
+    "connect_holder",
+    "send_frame",
+    "serve_control",
+    "socket_path",
+]
 
 _log = logging.getLogger("mcpkeep")
 
@@ -42,13 +53,17 @@ CONNECT_LIMIT = 5.0
 _PATH_LIMIT = 100
 """Bytes of a socket's path that every system takes: macOS allows 103, Linux 107."""
 
-_CHUNK = 65536
+CHUNK = 65536
+"""Bytes taken from a socket at a time."""
 
 _STEPS = 256
 """Steps kept for an asker that does not read; further ones are dropped."""
 
 Answering: TypeAlias = Callable[[UpgradeMessage, Callable[[str, str], None]], Awaitable[UpgradeAnswer]]
 """Answers a question, telling session and step on the way."""
+
+Attending: TypeAlias = Callable[[SocketStream], Awaitable[None]]
+"""Serves a window that follows, for as long as it does. Raises nothing."""
 
 
 def socket_path(own: Path) -> Path:
@@ -111,9 +126,15 @@ class Holder:
 
 
 async def serve_control(
-    path: Path, answering: Answering, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    path: Path,
+    answering: Answering,
+    attending: Attending | None = None,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer questions until cancelled. A question whose asker leaves is worked on to its end.
+
+    `attending` takes the connections of windows that follow; without it they are refused.
 
     Raises:
         OSError: the socket cannot be made.
@@ -128,7 +149,7 @@ async def serve_control(
 
             async def answer(stream: SocketStream) -> None:
                 async with stream:
-                    await _answer_one(stream, answering)
+                    await _answer_one(stream, answering, attending)
 
             await listener.serve(answer, task_group=tasks)
     finally:
@@ -144,17 +165,14 @@ async def ask_holder(
         OSError: nobody listens there.
         ControlError: it does not answer in this language, went away before it did, or is another user's.
     """
-    if os.lstat(path).st_uid != os.getuid():
-        raise ControlError(f"{str(path)!r} belongs to another user; ask as that one, or remove it")
-    with anyio.fail_after(CONNECT_LIMIT):
-        stream = await anyio.connect_unix(path)
+    stream = await connect_holder(path)
     frames: Frames[FromServer] = Frames(msgspec.msgpack.Decoder(FromServer))
     async with stream:
         with suppress(anyio.BrokenResourceError):  # what it refused it for is to be read
             await stream.send(encode_frame(Ask(question)))
         while True:
             try:
-                data = await stream.receive(_CHUNK)
+                data = await stream.receive(CHUNK)
             except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 raise ControlError(
                     "mcpkeep went away before it answered; its report says how far it came"
@@ -171,14 +189,42 @@ async def ask_holder(
                         assert_never(frame)
 
 
-async def _answer_one(stream: SocketStream, answering: Answering) -> None:
+async def connect_holder(path: Path) -> SocketStream:
+    """A connection to the mcpkeep of the workspace.
+
+    Raises:
+        OSError: nobody listens there.
+        ControlError: it is another user's.
+    """
+    if os.lstat(path).st_uid != os.getuid():
+        raise ControlError(f"{str(path)!r} belongs to another user; ask as that one, or remove it")
+    with anyio.fail_after(CONNECT_LIMIT):
+        return await anyio.connect_unix(path)
+
+
+async def send_frame(stream: SocketStream, frame: bytes) -> None:
+    """Send it, if anybody is there to take it."""
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await stream.send(frame)
+
+
+async def _answer_one(stream: SocketStream, answering: Answering, attending: Attending | None) -> None:
     try:
         with anyio.fail_after(CONNECT_LIMIT):
-            question = await _question(stream)
+            asked = await _first_frame(stream)
     except (ControlError, TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
         reason = str(error) or "it did not come to its end"
-        await _send(stream, encode_frame(NotAnswered(f"the question could not be read: {reason}")))
+        await send_frame(stream, encode_frame(NotAnswered(f"the question could not be read: {reason}")))
         return
+    if isinstance(asked, Ask):
+        await _work(stream, answering, asked.question)
+    elif attending is not None:
+        await attending(stream)
+    else:
+        await send_frame(stream, encode_frame(NotAnswered("nobody can be followed here")))
+
+
+async def _work(stream: SocketStream, answering: Answering, question: UpgradeMessage) -> None:
     send, receive = anyio.create_memory_object_stream[Stepped](_STEPS)
 
     def step(session_id: str, name: str) -> None:
@@ -187,7 +233,7 @@ async def _answer_one(stream: SocketStream, answering: Answering) -> None:
 
     async def tell() -> None:
         async for stepped in receive:
-            await _send(stream, encode_frame(stepped))
+            await send_frame(stream, encode_frame(stepped))
 
     reply = b""
     with receive:
@@ -195,7 +241,7 @@ async def _answer_one(stream: SocketStream, answering: Answering) -> None:
             tasks.start_soon(tell)
             with send:
                 reply = await _reply(answering, question, step)
-        await _send(stream, reply)
+        await send_frame(stream, reply)
 
 
 async def _reply(answering: Answering, question: UpgradeMessage, step: Callable[[str, str], None]) -> bytes:
@@ -208,16 +254,11 @@ async def _reply(answering: Answering, question: UpgradeMessage, step: Callable[
         return encode_frame(NotAnswered(f"a bug in mcpkeep: {type(error).__name__}; see its log"))
 
 
-async def _question(stream: SocketStream) -> UpgradeMessage:
-    frames = Frames(msgspec.msgpack.Decoder(Ask))
+async def _first_frame(stream: SocketStream) -> Ask | Follow:
+    frames: Frames[Ask | Follow] = Frames(msgspec.msgpack.Decoder(Ask | Follow))
     while True:
-        for ask in frames.feed(await stream.receive(_CHUNK)):
-            return ask.question
-
-
-async def _send(stream: SocketStream, frame: bytes) -> None:
-    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-        await stream.send(frame)
+        for asked in frames.feed(await stream.receive(CHUNK)):
+            return asked
 
 
 def _make_private(folder: Path) -> None:

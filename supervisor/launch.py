@@ -13,7 +13,23 @@ from mcpkeep.supervisor.workspace import clear_index, release_server
 if TYPE_CHECKING:
     from mcpkeep.supervisor.options import RunOptions
 
-__all__ = ["Launch", "launch"]
+__all__ = ["Launch", "clean_environment", "launch"]
+
+# Each of these changes where modules, or the installation, are found; or keeps an ended interpreter alive.
+_STRIPPED = frozenset(
+    {
+        "AGENT_OS_BASE_PATH",
+        "PYTHONEXECUTABLE",
+        "PYTHONHOME",
+        "PYTHONINSPECT",
+        "PYTHONPATH",
+        "PYTHONPLATLIBDIR",
+        "PYTHONSTARTUP",
+        "PYTHONUSERBASE",
+        "VIRTUAL_ENV",
+        "__PYVENV_LAUNCHER__",
+    }
+)
 
 
 class Launch(NamedTuple):
@@ -22,6 +38,11 @@ class Launch(NamedTuple):
     command: tuple[str, ...]
     env: Mapping[str, str]
     """The whole environment, but for the run's mark."""
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without what would lead a release's server to other code or another installation."""
+    return {name: value for name, value in environ.items() if name not in _STRIPPED}
 
 
 def launch(options: "RunOptions", release: str | None, *, alone: bool = True) -> Launch:
@@ -36,9 +57,12 @@ def launch(options: "RunOptions", release: str | None, *, alone: bool = True) ->
     if options.base is not None and alone:
         clear_index(options.base)
     if release is None:
-        return Launch(options.command, {**os.environ, **options.env})
+        environ = os.environ if options.release is None else clean_environment(os.environ)
+        return Launch(options.command, {**environ, **options.env})
     server = release_server(options.base, release) if options.base is not None else None
     if server is None:
         where = options.base or "this workspace, which has no prAxIs OS"
         raise SpawnError(release, f"release {release!r} is not whole, or not in {where}")
-    return Launch(server.command, {**os.environ, **server.env, **options.settings.child.env})
+    # As a candidate is proven: what leads to the release's code stands above all else.
+    environ = {**clean_environment(os.environ), **options.settings.child.env, **server.env}
+    return Launch(server.command, environ)

@@ -49,6 +49,8 @@ class RunOptions(NamedTuple):
     """The release of prAxIs OS that `command` starts; None where it is none."""
     base: str | None = None
     """The folder of the prAxIs OS installation, where `command` starts a server of it."""
+    recognised: bool = False
+    """Whether `command` is that of the server found in the workspace, and not one that was named."""
     started: "Started | None" = None
     """What the start found interrupted or edited, where it had to look."""
 
@@ -76,11 +78,13 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
 
     env: dict[str, str] = {}
     release: str | None = None
+    recognised = False
     command = flags.command or settings.child.command
     if flags.command:
         origins["child.command"] = "the command line"
     elif not command and workspace is not None and (server := recognise_server(workspace)):
         command, env, release = server.command, server.env, server.release
+        recognised = True
         warnings.append(server.warning)
         origins["child.command"] = "prAxIs OS in the workspace"
     if not command:
@@ -96,7 +100,8 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
     return RunOptions(
         command=command,
         cwd=folder,
-        env={**env, **settings.child.env},
+        # What leads to a release's own code stands above all else.
+        env={**env, **settings.child.env} if release is None else {**settings.child.env, **env},
         workspace=workspace,
         state_dir=state.path,
         log_file=log_file,
@@ -106,6 +111,7 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
         warnings=tuple(warning for warning in warnings if warning),
         release=release,
         base=find_base(workspace) if workspace is not None and "mcp_server" in command else None,
+        recognised=recognised,
     )
 
 

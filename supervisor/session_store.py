@@ -8,28 +8,24 @@
 """
 
 import contextlib
-import errno
 import os
-import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from mcpkeep.actors.session import News, Overtaken, WriterNeeded
-from mcpkeep.protocol.workflow.refusal import StateConflict, StorageFailed
+from mcpkeep.protocol.workflow.refusal import StateConflict
 from mcpkeep.protocol.workflow.session import Session, summarize
 from mcpkeep.protocol.workflow.snapshot import (
     SnapshotDamaged,
     SnapshotTooNew,
     Stored,
-    carry_over,
     encode_snapshot,
     open_snapshot,
     read_session,
-    store,
 )
 from mcpkeep.supervisor.durable import (
     OS_CALLS,
@@ -45,11 +41,20 @@ from mcpkeep.supervisor.durable import (
     stamp_of,
     write_durably,
 )
+from mcpkeep.supervisor.older_sessions import read_older
+from mcpkeep.supervisor.session_failure import storage_failure
+from mcpkeep.supervisor.session_folder import (
+    current_file,
+    differs,
+    list_sessions,
+    previous_file,
+    read_stamped,
+    session_of,
+    tombstone,
+)
 from mcpkeep.supervisor.writer_lock import WriterLock
 
 __all__ = ["SessionFiles"]
-
-_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.json|\.json\.previous|\.deleted)")
 
 # Longer than the coarsest tick of a folder's modification time (a jiffy; HFS+ and some network disks: 1 s).
 _RACY_SECONDS = 2.0
@@ -150,7 +155,7 @@ class SessionFiles:
             self._tidy()
         except (OSError, FileChanged) as e:
             self._lock.release()
-            raise _failed(e) from e
+            raise storage_failure(e) from e
         for session_id, carried in list(self._carried.items()):
             try:
                 self._write(session_id, carried.data)
@@ -180,13 +185,13 @@ class SessionFiles:
             except FileChanged:
                 outcomes.append(self._overtaken(session.session_id))
             except OSError as e:
-                outcomes.append(_failed(e))
+                outcomes.append(storage_failure(e))
             except Exception as e:
                 outcomes.append(e)
         refused = self._settle([(sessions[n].session_id, written) for n, written in begun])
         for n, _ in begun:
             if refused is not None:
-                outcomes[n] = _failed(refused)
+                outcomes[n] = storage_failure(refused)
             else:
                 self._carried.pop(sessions[n].session_id, None)
                 self._known.add(sessions[n].session_id)
@@ -196,20 +201,20 @@ class SessionFiles:
         """Delete for good: a tombstone first, durably, then the files. Raises as save."""
         self._require_writer()
         target, previous = self._paths(session_id)
-        tombstone = _Tombstone(session_id, now, reason)
+        record = _Tombstone(session_id, now, reason)
         try:
             present = stamp_of(target)
             if present is not None and present != self._stamps.get(session_id):
                 raise self._overtaken(session_id)
             write_durably(
-                self._tombstone(session_id),
-                msgspec.json.format(msgspec.json.encode(tombstone)) + b"\n",
+                tombstone(self._folder, session_id),
+                msgspec.json.format(msgspec.json.encode(record)) + b"\n",
                 calls=self._calls,
                 sync_folder=self._sync,
             )
         except OSError as e:
             self._half_deleted.add(session_id)
-            raise _failed(e) from e
+            raise storage_failure(e) from e
         # From here on it is deleted, whatever becomes of the files.
         self._forget(session_id)
         removed = False
@@ -224,10 +229,7 @@ class SessionFiles:
         self._lock.release()
 
     def _paths(self, session_id: str) -> tuple[Path, Path]:
-        return self._folder / f"{session_id}.json", self._folder / f"{session_id}.json.previous"
-
-    def _tombstone(self, session_id: str) -> Path:
-        return self._folder / f"{session_id}.deleted"
+        return current_file(self._folder, session_id), previous_file(self._folder, session_id)
 
     def _require_writer(self) -> None:
         if not self._writing or not self._lock.held:
@@ -240,7 +242,7 @@ class SessionFiles:
     def _put(self, session_id: str, data: bytes) -> InPlace:
         target, previous = self._paths(session_id)
         if session_id in self._half_deleted:
-            remove_file(self._tombstone(session_id), calls=self._calls)
+            remove_file(tombstone(self._folder, session_id), calls=self._calls)
             self._half_deleted.discard(session_id)
         return put_in_place(
             target,
@@ -294,20 +296,7 @@ class SessionFiles:
         """Read what is new or different in the folder. Raises OSError where it cannot be listed."""
         began = time.time()
         mtime = os.stat(self._folder).st_mtime_ns
-        current: dict[str, os.DirEntry[str]] = {}
-        previous: set[str] = set()
-        deleted: set[str] = set()
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if (match := _NAME.fullmatch(entry.name)) is None:
-                    continue
-                session_id, kind = match.groups()
-                if kind == ".json":
-                    current[session_id] = entry
-                elif kind == ".deleted":
-                    deleted.add(session_id)
-                else:
-                    previous.add(session_id)
+        current, previous, deleted = list_sessions(self._folder)
         for session_id in self._stamps.keys() - current.keys():
             del self._stamps[session_id]
         for session_id in (current.keys() | previous) - deleted:
@@ -315,7 +304,7 @@ class SessionFiles:
                 # What stands in memory outlives its file; what does not comes from what is left of it.
                 if session_id not in self._known:
                     self._take(session_id, self._from_previous(session_id, "is missing"))
-            elif session_id not in self._stamps or _differs(current[session_id], self._stamps[session_id]):
+            elif session_id not in self._stamps or differs(current[session_id], self._stamps[session_id]):
                 self._take(session_id, self._from_disk(session_id))
         for session_id in deleted:
             if session_id in self._known:
@@ -340,7 +329,7 @@ class SessionFiles:
         self._blocked.pop(session_id, None)
         self._damaged.pop(session_id, None)
         try:
-            data, stamp = _read(target)
+            data, stamp = read_stamped(target)
         except FileNotFoundError:
             return None
         except OSError as e:
@@ -372,25 +361,17 @@ class SessionFiles:
         if self._older_read:
             return
         self._older_read = True
-        for folder in self._older:
-            try:
-                names = sorted(os.listdir(folder))
-            except OSError:
-                continue
-            for name in names:
-                session_id = name.removesuffix(".json")
-                match = _NAME.fullmatch(name)
-                if match is None or match[2] != ".json" or session_id in deleted or self._has(session_id):
-                    continue
-                try:
-                    session = carry_over((folder / name).read_bytes(), session_id=session_id, to_utc=_to_utc)
-                except OSError as e:
-                    self._tell(f"{name} in {folder.parent.name}/{folder.name} cannot be read: {e.strerror}")
-                except SnapshotDamaged as e:
-                    self._tell(f"{name} in {folder.parent.name}/{folder.name} was not carried over: {e}")
-                else:
-                    self._carried[session_id] = self._changed[session_id] = store(session)
-                    self._known.add(session_id)
+
+        def wanted(session_id: str) -> bool:
+            return session_id not in deleted and not self._has(session_id)
+
+        for found in read_older(self._older, wanted=wanted):
+            if isinstance(found, str):
+                self._tell(found)
+            else:
+                session_id = found.summary.session_id
+                self._carried[session_id] = self._changed[session_id] = found
+                self._known.add(session_id)
 
     def _has(self, session_id: str) -> bool:
         return session_id in self._known or session_id in self._blocked or session_id in self._damaged
@@ -427,8 +408,8 @@ class SessionFiles:
         """Remove what a writer left that did not end well: temp files, files of deleted sessions."""
         names = set(os.listdir(self._folder))
         for name in names:
-            match = _NAME.fullmatch(name)
-            gone = match is not None and match[2] != ".deleted" and f"{match[1]}.deleted" in names
+            session_id, kind = session_of(name) or ("", "")
+            gone = kind not in ("", ".deleted") and f"{session_id}.deleted" in names
             if gone or (name.startswith(".") and name.endswith(".tmp")):
                 with contextlib.suppress(OSError):
                     self._calls.unlink(self._folder / name)
@@ -439,7 +420,7 @@ class SessionFiles:
         target, _ = self._paths(session_id)
         again = "read the session again with get_state, then decide anew"
         try:
-            data, stamp = _read(target)
+            data, stamp = read_stamped(target)
             try:
                 found = open_snapshot(data, session_id=session_id)
                 read_session(found)
@@ -458,45 +439,3 @@ class SessionFiles:
             return Overtaken(f"{name} was changed on disk and cannot be read: {e.strerror}", again, None)
         self._stamps[session_id] = stamp
         return Overtaken(f"{name} was changed on disk, and was read again", again, found)
-
-
-def _read(path: Path) -> tuple[bytes, Stamp]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        stamp = stamp_of(fd)
-        assert stamp is not None
-        # One byte more, to see the end in the same call.
-        data = os.read(fd, stamp.size + 1)
-        while len(data) < stamp.size and (more := os.read(fd, stamp.size)):
-            data += more
-        return data, stamp
-    finally:
-        os.close(fd)
-
-
-def _differs(entry: os.DirEntry[str], stamp: Stamp) -> bool:
-    try:
-        found = entry.stat()
-    except OSError:
-        return True
-    return (found.st_ino, found.st_mtime_ns, found.st_size) != stamp
-
-
-def _to_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
-
-
-_REMEDIES: tuple[tuple[frozenset[int | None], str], ...] = (
-    (frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG}), "free disk space"),
-    (frozenset({errno.EACCES, errno.EPERM, errno.EROFS}), "make the sessions' folder writable"),
-    (frozenset({errno.ENOTDIR, errno.EEXIST}), "move the file away that stands where the folder should be"),
-)
-
-
-def _failed(error: OSError | FileChanged) -> StorageFailed:
-    code = error.errno if isinstance(error, OSError) else None
-    text = error.strerror if isinstance(error, OSError) else str(error)
-    remedy = next((remedy for codes, remedy in _REMEDIES if code in codes), "look after the disk")
-    return StorageFailed(
-        f"the sessions cannot be saved: {text}", f"{remedy}, then repeat the call; nothing has changed"
-    )

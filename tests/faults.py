@@ -1,4 +1,4 @@
-"""File calls that fail at the n-th one, for every n."""
+"""File calls that are counted, so that each in turn can fail, or be the one in which the process ends."""
 
 import errno
 import os
@@ -7,26 +7,28 @@ from pathlib import Path
 
 from mcpkeep.supervisor.durable import OsCalls
 
-__all__ = ["Faults"]
+__all__ = ["CountedCalls", "Faults", "Killed", "Kills"]
 
 
-@dataclass
-class Faults(OsCalls):
-    """Real calls, of which number `fail_at` (from 0) fails with `code`, or all `from_then_on`."""
+class Killed(BaseException):
+    """SIGKILL, as far as the code under test can tell: nothing that follows touches the disk."""
 
-    fail_at: int
-    code: int
-    from_then_on: bool = False
+
+class CountedCalls(OsCalls):
+    """Real calls, each counted before it is made.
+
+    Those that only bring to the disk what is there are not made: these tests are not about the disk itself.
+    """
+
     made: int = 0
-    failed: int = 0
     exchanges: bool = True
     """Whether the file system can exchange two names."""
 
     def _count(self) -> None:
-        n, self.made = self.made, self.made + 1
-        if n == self.fail_at or (self.from_then_on and n > self.fail_at):
-            self.failed += 1
-            raise OSError(self.code, os.strerror(self.code))
+        self.made += 1
+
+    def _count_sync(self) -> None:
+        """Not counted here."""
 
     def create(self, path: Path) -> int:
         self._count()
@@ -39,13 +41,6 @@ class Faults(OsCalls):
     def write(self, fd: int, data: bytes | memoryview) -> int:
         self._count()
         return super().write(fd, data)
-
-    def fsync(self, fd: int) -> None:
-        """Counted, and not done: these tests are not about the disk itself."""
-        self._count()
-
-    def fsync_file(self, path: Path) -> None:
-        self._count()
 
     def rename(self, source: Path, target: Path) -> None:
         self._count()
@@ -73,6 +68,10 @@ class Faults(OsCalls):
         self._count()
         super().mkdir(path)
 
+    def copy(self, source: int, fd: int, size: int) -> int:
+        self._count()
+        return super().copy(source, fd, size)
+
     def rmdir(self, path: Path) -> None:
         self._count()
         super().rmdir(path)
@@ -89,8 +88,57 @@ class Faults(OsCalls):
         self._count()
         super().truncate(fd, size)
 
-    def sync_tree(self, path: Path) -> None:
-        self._count()
+    def fsync(self, fd: int) -> None:
+        self._count_sync()
+
+    def fsync_file(self, path: Path) -> None:
+        self._count_sync()
 
     def fsync_folder(self, path: Path) -> None:
+        self._count_sync()
+
+    def sync_tree(self, path: Path) -> None:
+        self._count_sync()
+
+
+@dataclass
+class Faults(CountedCalls):
+    """Real calls, of which number `fail_at` (from 0) fails with `code`, or all `from_then_on`."""
+
+    fail_at: int
+    code: int
+    from_then_on: bool = False
+    made: int = 0
+    failed: int = 0
+    exchanges: bool = True
+
+    def _count(self) -> None:
+        n, self.made = self.made, self.made + 1
+        if n == self.fail_at or (self.from_then_on and n > self.fail_at):
+            self.failed += 1
+            raise OSError(self.code, os.strerror(self.code))
+
+    def _count_sync(self) -> None:
         self._count()
+
+
+@dataclass
+class Kills(CountedCalls):
+    """Real calls up to number `at` (from 0), where the process ends: none is made any more.
+
+    To be killed in what only brings to the disk what is there changes nothing: that is not counted.
+    """
+
+    at: int
+    made: int = 0
+    exchanges: bool = True
+
+    def _count(self) -> None:
+        n, self.made = self.made, self.made + 1
+        if n >= self.at:
+            raise Killed
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        if self.made == self.at:  # The last one gets half of it out.
+            OsCalls.write(self, fd, data[: len(data) // 2])
+        return super().write(fd, data)

@@ -1,7 +1,6 @@
 """A very small installation with two releases, an upgrade between them, and ways to be killed in it."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -16,14 +15,15 @@ import msgspec
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, Kind
 from mcpkeep.protocol.upgrade.release import Release
-from mcpkeep.supervisor.durable import FileCalls, OsCalls
+from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.layout import Layout, standing
 from mcpkeep.supervisor.upgrade.lock import HeldLock
 from mcpkeep.supervisor.upgrade.recovery import Recovered, recover
+from tests.faults import Killed, Kills
 
-__all__ = ["NEW", "OLD", "USERS", "Killed", "Kills", "World", "build", "live", "sha", "upgrade"]
+__all__ = ["NEW", "OLD", "USERS", "World", "build", "live", "sha", "upgrade"]
 
 OLD: Mapping[str, bytes] = {
     "mcp_server/main.py": b"old server\n",
@@ -46,79 +46,6 @@ USERS: Mapping[str, bytes] = {
 INDEX = ".cache/vector_index"
 STATE = b'{"pid": 1}'
 SESSION = "s-1"
-
-
-class Killed(BaseException):
-    """SIGKILL, as far as the code under test can tell."""
-
-
-@dataclass
-class Kills(OsCalls):
-    """Real calls up to number `at` (from 0), where the process ends: none is made any more.
-
-    Those that only bring to the disk what is there are not counted: to be killed in them changes nothing.
-    """
-
-    at: int
-    made: int = 0
-    exchanges: bool = True
-    """Whether the file system can exchange two names."""
-
-    def _count(self) -> None:
-        n, self.made = self.made, self.made + 1
-        if n >= self.at:
-            raise Killed
-
-    def create(self, path: Path) -> int:
-        self._count()
-        return super().create(path)
-
-    def open_append(self, path: Path) -> int:
-        self._count()
-        return super().open_append(path)
-
-    def write(self, fd: int, data: bytes | memoryview) -> int:
-        if self.made == self.at:  # The last one gets half of it out.
-            super().write(fd, data[: len(data) // 2])
-        self._count()
-        return super().write(fd, data)
-
-    def fsync(self, fd: int) -> None:
-        """Not done: these tests are not about the disk itself."""
-
-    def fsync_file(self, path: Path) -> None: ...
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._count()
-        super().rename(source, target)
-
-    def exchange(self, one: Path, other: Path) -> None:
-        if not self.exchanges:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._count()
-        super().exchange(one, other)
-
-    def link(self, source: Path, target: Path) -> None:
-        self._count()
-        super().link(source, target)
-
-    def symlink(self, text: str, path: Path) -> None:
-        self._count()
-        super().symlink(text, path)
-
-    def unlink(self, path: Path) -> None:
-        self._count()
-        super().unlink(path)
-
-    def mkdir(self, path: Path) -> None:
-        self._count()
-        super().mkdir(path)
-
-    def rmdir(self, path: Path) -> None:
-        self._count()
-        super().rmdir(path)
-
-    def fsync_folder(self, path: Path) -> None: ...
 
 
 @dataclass

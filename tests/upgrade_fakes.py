@@ -96,11 +96,15 @@ class FakeWorld:
         """What the call of that name raises, each time."""
         self.held: dict[str, tuple[anyio.Event, anyio.Event]] = {}
         self.source = SourceFacts("/source", "abcdef1234567890", "v2.0.0", clean=True)
+        self.free = 10**9
+        """Bytes on the disk; content takes 1 MB in all, a new venv 2 MB."""
         self.target_problems: tuple[Problem, ...] = ()
         self.cases = {"mcp_server/server.py": Case.UPDATE, "standards/universal/a.md": Case.ADD}
         self.proof = proof_of()
         self.browser = False
         self.stale: tuple[str, ...] = ()
+        self.unindexed: tuple[str, ...] = ()
+        self.altered: tuple[str, ...] = ()
         self.journals_: dict[str, list[JournalRecord]] = {}
         self.lock_: dict[str, object] | None = None
         self.staging: set[str] = set()
@@ -127,6 +131,10 @@ class FakeWorld:
         """Have the call of that name wait: the events that it was reached, and that it may go on."""
         self.held[name] = anyio.Event(), anyio.Event()
         return self.held[name]
+
+    def crash(self) -> None:
+        """The live server ends, and is not up again yet."""
+        self.running = None
 
     def state(self, session_id: str) -> JournalState | None:
         return fold(self.journals_.get(session_id, ()))
@@ -258,8 +266,9 @@ class _Targets(_Part):
         return TargetFacts(
             exists=True,
             structure_valid=not w.target_problems,
-            bytes_available=10**9,
-            bytes_required=10**6,
+            bytes_available=w.free,
+            content_bytes=5 * 10**5,
+            venv_bytes=2 * 10**6,
             current_release=w.installed,
             current_version="v2.0.0" if w.installed == NEW else None,
             problems=w.target_problems,
@@ -287,6 +296,14 @@ class _Contents(_Part):
     async def stale(self, plan: Plan) -> tuple[str, ...]:
         await self._w.point("contents.stale")
         return self._w.stale
+
+    async def verify_staged(self, plan: Plan, session_id: str, applied: Applied) -> tuple[str, ...]:
+        await self._w.point("contents.verify_staged")
+        return self._w.altered
+
+    async def unindexed(self, plan: Plan, session_id: str) -> tuple[str, ...]:
+        await self._w.point("contents.unindexed")
+        return self._w.unindexed
 
     async def expected(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str | None]:
         await self._w.point("contents.expected")
@@ -410,6 +427,8 @@ class _Changes(_Part):
         await w.point("changes.plan_rollback")
         if not w.changes_:
             raise UpgradeFailed("there is nothing to go back to", remediation="restore a backup")
+        if to == w.installed:
+            raise UpgradeFailed(f"release {to!r} is the current one already", remediation="name another")
         w.staging.add(session_id)
         last = w.changes_[-1]
         order = ChangeOrder(
@@ -476,6 +495,8 @@ class _Live(_Part):
 
     async def start(self, release_id: str, *, progress: Progress) -> None:
         await self._w.point("live.start")
+        if self._w.started is not None:
+            raise broken("another release is being prepared")
         self._w.started = release_id
 
     async def promote(self, *, freeze: bool) -> None:

@@ -310,12 +310,17 @@ def tree_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def live_processes(world: World) -> list[str]:
-    """The command lines of what runs in that world."""
-    found: list[str] = []
+    """The command lines of what runs in that world, and does not come to its end by itself."""
+    left = psutil.wait_procs(_processes_in(world.workspace.parent), timeout=LIMIT)[1]
+    return [" ".join(process.cmdline()) for process in left]
+
+
+def _processes_in(folder: Path) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and str(world.workspace.parent) in process.cwd():
-                found.append(" ".join(process.cmdline()))
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess):
             continue
     return found

@@ -33,7 +33,7 @@ __all__ = [
 Answer = dict[str, Any]
 Tool = Callable[..., Awaitable[Answer]]
 
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds for any one answer: a hang becomes a failure."""
 
 PHASE_ONE = {"code_structure": {"parse": {"takes": "text"}}, "test_candidates": ["parse refuses junk"]}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
+from mcpkeep.protocol.relay.call import Call
 from mcpkeep.protocol.relay.calls import Calls
 from mcpkeep.protocol.relay.health import Health
 from mcpkeep.protocol.relay.jsonrpc import encode_notification
@@ -118,6 +119,14 @@ class Succession:
         if waits and not link.is_drained and not self._calls.in_flight(link.generation):
             link.is_drained = True
             self._out.effects.append(ChildDrained(link.generation))
+
+    def share(self, call: Call) -> None:
+        """What the client has set at one child holds for all, those that are open now and those to come."""
+        self._standing.note(call)
+        name = "level" if call.method == "logging/setLevel" else "uri"
+        for link in self.links.values():
+            if link.generation != call.generation and link.is_open:
+                self._takeover.repeat(link, call.method, {name: call.subject})
 
     def _set_lane(self) -> None:
         link = self.serving

@@ -14,6 +14,7 @@ __all__ = [
     "OWN",
     "PARTS",
     "RECORDS",
+    "REQUIREMENTS",
     "SERVER_STATE",
     "SETTINGS",
     "USER_ONLY",
@@ -45,6 +46,7 @@ CONTENT_PARTS = (
     Part("universal/usage", "usage"),
 )
 CODE_PARTS = (Part("mcp_server", "mcp_server"), Part("scripts", "scripts"))
+REQUIREMENTS = "mcp_server/requirements.txt"
 PARTS = (*CONTENT_PARTS, *CODE_PARTS)
 """As in upstream's install script; universal/usage is in sources up to 2025-10 only."""
 

@@ -26,6 +26,8 @@ class Prepared(msgspec.Struct, frozen=True):
     unconstrained: bool
     packages: int
     post_install: tuple[PostInstallStep, ...]
+    warnings: tuple[str, ...] = ()
+    """What the adoption and the new release brought up, in words."""
 
 
 class Merged(msgspec.Struct, frozen=True):

@@ -272,7 +272,7 @@ def report_upgrade(
         post_install=prepared.post_install,
         validation_report=validated.path,
         differs=merged.differs,
-        warnings=(*merged.plan.warnings, *validated.facts, *warnings),
+        warnings=(*prepared.warnings, *merged.plan.warnings, *validated.facts, *warnings),
         git_committed=git_committed,
     )
 

@@ -17,12 +17,13 @@ from mcpkeep.protocol.upgrade.line_endings import line_endings, normalised, with
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Decision, Mode, Plan, PlannedFile, Version
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.blobs import read_blobs
-from mcpkeep.supervisor.upgrade.copying import Check, remove_tree, spread
+from mcpkeep.supervisor.upgrade.copying import Check, spread
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree, TreeFile
 from mcpkeep.supervisor.upgrade.index import filled_at
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.staging import copy_file_as_it_is, discard
 
 __all__ = ["PlanContents", "apply_plan", "verify_staged"]

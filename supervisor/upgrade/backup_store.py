@@ -33,12 +33,12 @@ from mcpkeep.supervisor.upgrade.copying import (
     copy_file,
     hash_file,
     hash_link,
-    remove_tree,
     spread,
     unreadable,
     walk,
 )
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.restoring import Restoring
 
 __all__ = ["MANIFEST", "SNAPSHOT", "BackupFiles"]

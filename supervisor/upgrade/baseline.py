@@ -8,10 +8,11 @@ from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, Part
 from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.apply import PlanContents
-from mcpkeep.supervisor.upgrade.copying import Check, remove_tree
+from mcpkeep.supervisor.upgrade.copying import Check
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.staging import copy_content, discard
 
 __all__ = ["exchange_baseline", "renew_baseline", "settle_baseline"]

@@ -22,6 +22,7 @@ from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.protocol.upgrade.smoke import CALL_LIMIT, SEARCH_TEST, browser_wanted, choose_smoke, value_of
 from mcpkeep.protocol.upgrade.validation import outcome_of
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.upgrade.index import (
     METADATA,
     REBUILD_FLAG,
@@ -36,7 +37,6 @@ from mcpkeep.supervisor.upgrade.index import (
 from mcpkeep.supervisor.upgrade.launch import (
     ask_code_path,
     check_code_path,
-    clean_environment,
     launch_release,
 )
 from mcpkeep.supervisor.upgrade.layout import Layout

@@ -45,7 +45,7 @@ class ThreadedChanges:
         await self._run(lambda: self._files.discard(session_id))
 
     async def records(self) -> tuple[ChangeRecord, ...]:
-        return await self._run(self._files.records)
+        return await self._run(self._files.made.records)
 
     async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
         return await self._run(lambda: plan_rollback(self._files, session_id, to, calls=self._calls))
@@ -62,10 +62,10 @@ class ThreadedChanges:
         return await self._run(lambda: verify_installed(self._files, release_id))
 
     async def forget(self) -> None:
-        await self._run(self._files.forget)
+        await self._run(self._files.made.forget)
 
     async def prune(self, keep: Sequence[str]) -> None:
-        await self._run(lambda: self._files.prune(keep))
+        await self._run(lambda: self._files.made.prune(keep))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)

@@ -9,43 +9,35 @@ At every instant either the journal says which group is under way, or one versio
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeOrder, ChangeRecord
+from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import FIRST, REST, Done, Intent, Undone
 from mcpkeep.protocol.upgrade.places import BASES, INDEX, OWN, VENV
 from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.protocol.upgrade.step import PointLink, PutFile, RenameInstallation, Step, SwapFolder, TakeFile
-from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, remove_file, write_durably
+from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.upgrade.change_failure import as_failure, failure
 from mcpkeep.supervisor.upgrade.journal import JournalFiles, require_session_id
-from mcpkeep.supervisor.upgrade.layout import Layout, standing
-from mcpkeep.supervisor.upgrade.live_files import (
-    copy_file,
-    digest,
-    make_missing,
-    remove_tree,
-    require_inside,
-)
+from mcpkeep.supervisor.upgrade.late_edits import LateEdits
+from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, require_inside
+from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
-from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, undo
-from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried, sync_tree
+from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
+from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried
 
 __all__ = ["ChangeFiles", "index_place"]
 
 _SCRIPTS = "scripts/"
 _CARRIED = "carried.json"
 """What of the old index was linked into the new one, while the former server may read it."""
-
-_FORGOTTEN = ".forgotten"
-"""Among the changes: none of them counts any more."""
-
-_LATE = "late"
-"""Below conflicts/<session>/: what gave way to an edit that was made during the swap itself."""
 
 
 class ChangeFiles:
@@ -61,13 +53,15 @@ class ChangeFiles:
     ) -> None:
         self._layout = layout
         self._journals = journals
-        self._now = now
         self._calls = calls
+        self._edits = LateEdits(layout, calls=calls)
+        self.made = MadeChanges(layout, now=now, calls=calls)
+        """Those that stand on record."""
 
     @property
     def layout(self) -> Layout:
         """Where the installation is now."""
-        return self._layout._replace(base=standing(self._layout.base))
+        return self._layout.standing()
 
     def prepare(self, order: ChangeOrder) -> None:
         """Copy the new bytes and give the old files a second name, durably; nothing live is touched.
@@ -83,14 +77,14 @@ class ChangeFiles:
                 remediation="take it back first",
             )
         self._require_possible(order)
-        with _as_failure("the change cannot be prepared"):
+        with as_failure("the change cannot be prepared"):
             self._require_unchanged(order)
             self._copy(order)
 
     def swap_first(self, order: ChangeOrder) -> None:
         """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
         at, change = self.layout, self.layout.change(order.session_id)
-        with _as_failure("the change cannot be begun"):
+        with as_failure("the change cannot be begun"):
             save_server_state(at, change, calls=self._calls)
             index = self._index(order)
             if index is not None and index.staged is not None:
@@ -112,12 +106,12 @@ class ChangeFiles:
             links.append(PointLink(VENV, f"{OWN}/venvs/{release.venv}", _text(at.venv)))
         steps: list[Step] = [*self._file_steps(order, first=False), *links]
         self._swap(order, REST, steps)
-        return self._given_back(order.session_id)
+        return self._edits.given_back(order.session_id)
 
     def settle(self, session_id: str) -> None:
         """The former server has ended: remove what its index was lent. May be called again."""
         at, path = self.layout, self.layout.change(session_id) / _CARRIED
-        with _as_failure("the old index's files cannot be removed"), contextlib.suppress(FileNotFoundError):
+        with as_failure("the old index's files cannot be removed"), contextlib.suppress(FileNotFoundError):
             carried = msgspec.json.decode(path.read_bytes(), type=list[str])
             drop_carried(at.vector_index, carried, calls=self._calls)
             self._calls.unlink(path)
@@ -130,41 +124,18 @@ class ChangeFiles:
         state = self._journals.read(session_id)
         if state is None or not state.groups:
             return ()
-        with _as_failure("the change cannot be taken back; the next start of mcpkeep goes on with it"):
-            if self._is_made(session_id):
-                if self.records()[-1].session_id != session_id:
+        with as_failure("the change cannot be taken back; the next start of mcpkeep goes on with it"):
+            if self.made.holds(session_id):
+                if self.made.records()[-1].session_id != session_id:
                     raise UpgradeFailed(
                         f"a later change stands on that of session {session_id!r}",
                         remediation="roll back with `mcpkeep rollback`",
                     )
-                self._calls.unlink(self.layout.change(session_id) / "change.json")
-                self._calls.fsync_folder(self.layout.change(session_id))
+                self.made.take_back(session_id)
             stayed: list[str] = []
             for intent in reversed(tuple(state.groups.values())):
                 stayed += self._undo(session_id, intent)
         return tuple(sorted(stayed))
-
-    def records(self) -> tuple[ChangeRecord, ...]:
-        """The changes that were made, oldest first. Raises UpgradeFailed where one cannot be read."""
-        found: list[ChangeRecord] = []
-        try:
-            names = sorted(os.listdir(self.layout.changes))
-        except OSError:
-            return ()
-        if _FORGOTTEN in names:
-            return ()
-        for name in names:
-            path = self.layout.changes / name / "change.json"
-            try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=ChangeRecord))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
-                raise UpgradeFailed(
-                    f"{str(path)!r} cannot be read: {e}",
-                    remediation=f"restore a backup, and move {str(path.parent)!r} away",
-                ) from e
-        return tuple(sorted(found, key=lambda record: record.at))
 
     def order(self, session_id: str) -> ChangeOrder | None:
         """What the session prepared last; None where it did not."""
@@ -174,39 +145,11 @@ class ChangeFiles:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def prune(self, keep: Sequence[str]) -> None:
-        """Forget the oldest changes that lead to or from none of these releases; those in between stay."""
-        with _as_failure("old changes cannot be removed"):
-            for record in self.records():
-                if record.from_release in keep or record.to_release in keep:
-                    return
-                remove_tree(self.layout.change(record.session_id), calls=self._calls)
-
-    def forget(self) -> None:
-        """Forget every change, all at once, though their files take time to go. May be called again."""
-        changes, mark = self.layout.changes, self.layout.changes / _FORGOTTEN
-        with _as_failure("the changes cannot be forgotten"):
-            if not self.forgetting:
-                make_folders(changes, calls=self._calls)
-                self._calls.close(self._calls.create(mark))
-                self._calls.fsync_folder(changes)
-            for name in sorted(os.listdir(changes)):
-                if name != _FORGOTTEN:
-                    remove_tree(changes / name, calls=self._calls)
-            self._calls.fsync_folder(changes)
-            self._calls.unlink(mark)
-            self._calls.fsync_folder(changes)
-
-    @property
-    def forgetting(self) -> bool:
-        """Whether forget() was begun and has not come to its end."""
-        return os.path.lexists(self.layout.changes / _FORGOTTEN)
-
     def discard(self, session_id: str) -> None:
         """Remove what was prepared for a change that was not made; not while any of it stands."""
         state = self._journals.read(session_id)
-        if not self._is_made(session_id) and (state is None or not state.groups):
-            with _as_failure("what was prepared cannot be removed"):
+        if not self.made.holds(session_id) and (state is None or not state.groups):
+            with as_failure("what was prepared cannot be removed"):
                 remove_tree(self.layout.change(session_id), calls=self._calls)
 
     def require_release(self, release_id: str, *, backup_id: str | None = None) -> Release:
@@ -283,7 +226,7 @@ class ChangeFiles:
         index = self._index(order)
         if index is not None:
             if index.staged is not None and order.kind == "upgrade":
-                sync_tree(base / index.staged, calls=calls)
+                calls.sync_tree(base / index.staged)
             if index.kept is not None:
                 remove_tree(base / index.kept, calls=calls)
         sync_folders(touched, calls=calls)
@@ -297,7 +240,7 @@ class ChangeFiles:
         at = self.layout
         if order.kind == "rollback":
             # It comes from where the change that is gone back over put it, and not from staging.
-            staged = next((index_place(r) for r in self.records() if _leads_from(r, order)), None)
+            staged = next((index_place(r) for r in self.made.records() if _leads_from(r, order)), None)
         else:
             staged = f"{order.staged_root}/{INDEX}"
         kept = index_place(order) if at.vector_index.is_dir() else None
@@ -325,141 +268,36 @@ class ChangeFiles:
             touched: set[Path] = set()
             for step in steps:
                 touched |= perform(step, self._layout.base, calls=self._calls)
-            sync_folders(self._moved(touched), calls=self._calls)
-            self._give_back(order, intent)
+            sync_touched(touched, self._layout.base, calls=self._calls)
+            self._edits.give_back(order, intent)
             if group == REST:
-                self._write_record(order)
+                self.made.write(order, given_back=self._edits.given_back(order.session_id))
             elif order.kind == "rollback":
-                wake_server_state(self.layout, self._state_of(order.to_release), calls=self._calls)
+                wake_server_state(self.layout, self.made.state_of(order.to_release), calls=self._calls)
             self._journals.append(order.session_id, Done(group))
         except (OSError, UpgradeFailed) as e:
-            failure = _failure("the change failed", e)
+            failed = failure("the change failed", e)
             try:
                 if group == REST:
-                    remove_file(self.layout.change(order.session_id) / "change.json", calls=self._calls)
-                    self._calls.fsync_folder(self.layout.change(order.session_id))
+                    self.made.take_back(order.session_id)
                 self._undo(order.session_id, intent)
             except (OSError, UpgradeFailed) as worse:
                 raise UpgradeFailed(
-                    f"{failure}; and it cannot be taken back: {worse}",
-                    remediation=f"{failure.remediation}; the next start of mcpkeep takes it back",
+                    f"{failed}; and it cannot be taken back: {worse}",
+                    remediation=f"{failed.remediation}; the next start of mcpkeep takes it back",
                 ) from e
-            raise failure from e
+            raise failed from e
 
     def _undo(self, session_id: str, intent: Intent) -> list[str]:
         touched: set[Path] = set()
         for step in reversed(intent.steps):
             touched |= undo(step, self._layout.base, calls=self._calls)
-        sync_folders(self._moved(touched), calls=self._calls)
-        stayed = self._return_edits(session_id, intent)
+        sync_touched(touched, self._layout.base, calls=self._calls)
+        stayed = self._edits.return_edits(session_id, intent)
         if intent.group == FIRST:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
         self._journals.append(session_id, Undone(intent.group))
         return stayed
-
-    def _moved(self, folders: set[Path]) -> set[Path]:
-        """The same folders where the installation is by now."""
-        old, new = self._layout.base, self.layout.base
-        others = {old.with_name(name) for name in BASES} | {old}
-        return {
-            next((new / folder.relative_to(o) for o in others if folder.is_relative_to(o)), folder)
-            for folder in folders
-        }
-
-    # The user's edits
-
-    def _give_back(self, order: ChangeOrder, intent: Intent) -> None:
-        """Put in place again what turns out, now that it is swapped, not to be what was planned over."""
-        base, late = self.layout.base, f"{OWN}/conflicts/{order.session_id}/{_LATE}"
-        touched: set[Path] = set()
-        given = list(self._given_back(order.session_id))
-        for step in intent.steps:
-            if isinstance(step, PutFile | TakeFile):
-                found = digest(base / step.kept)
-                expected = order.expected.get(step.path)
-                if found is None or found == expected:
-                    continue
-                given.append(step.path)
-                if isinstance(step, PutFile):
-                    back = PutFile(step.number, step.path, step.kept, f"{late}/{step.path}")
-                    touched |= perform(back, self._layout.base, calls=self._calls)
-                else:
-                    touched |= undo(step, self._layout.base, calls=self._calls)
-        sync_folders(self._moved(touched), calls=self._calls)
-        if touched:
-            path = self.layout.change(order.session_id) / "given_back.json"
-            write_durably(path, msgspec.json.encode(sorted(set(given))), calls=self._calls)
-
-    def _given_back(self, session_id: str) -> tuple[str, ...]:
-        try:
-            data = (self.layout.change(session_id) / "given_back.json").read_bytes()
-        except OSError:
-            return ()
-        return msgspec.json.decode(data, type=tuple[str, ...])
-
-    def _return_edits(self, session_id: str, intent: Intent) -> list[str]:
-        """After steps were taken back: what was edited while the new version stood is put in place again."""
-        base, change, calls = self.layout.base, self.layout.change(session_id), self._calls
-        late = f"{OWN}/conflicts/{session_id}/{_LATE}"
-        touched: set[Path] = set()
-        stayed: list[str] = []
-        for step in intent.steps:
-            if isinstance(step, PutFile):
-                staged, new = base / step.staged, change / "new" / step.path
-                installed = digest(new)
-                if installed is not None and digest(staged) not in (None, installed):
-                    edited = PutFile(step.number, step.path, step.staged, f"{late}/{step.path}")
-                    touched |= perform(edited, self._layout.base, calls=calls)
-                    stayed.append(step.path)
-                if installed is not None and not os.path.lexists(staged):
-                    # So that the phase can be done again.
-                    temp = change / "again.tmp"
-                    remove_file(temp, calls=calls)
-                    copy_file(new, temp, calls=calls)
-                    touched |= make_missing(staged.parent, calls=calls) | {staged.parent}
-                    calls.rename(temp, staged)
-            elif isinstance(step, TakeFile) and os.path.lexists(base / step.kept):
-                aside = base / late / step.path
-                touched |= make_missing(aside.parent, calls=calls) | {aside.parent}
-                calls.rename(base / step.kept, aside)
-                stayed.append(step.path)
-        sync_folders(self._moved(touched), calls=calls)
-        return stayed
-
-    # The record
-
-    def _is_made(self, session_id: str) -> bool:
-        return os.path.lexists(self.layout.change(session_id) / "change.json")
-
-    def _write_record(self, order: ChangeOrder) -> None:
-        change = self.layout.change(order.session_id)
-        given = self._given_back(order.session_id)
-        files = {path: ChangedFile(order.expected.get(path), None) for path in order.removed}
-        for path in order.written:
-            files[path] = ChangedFile(order.expected.get(path), digest(change / "new" / path))
-        records = self.records()
-        at = self._now()
-        if records:  # Their order is that of the moments, whatever the clock does.
-            at = max(at, records[-1].at + timedelta(microseconds=1))
-        record = ChangeRecord(
-            schema=1,
-            session_id=order.session_id,
-            kind=order.kind,
-            at=at,
-            from_release=order.from_release,
-            to_release=order.to_release,
-            backup_id=order.backup_id,
-            swapped_index=order.swap_index,
-            files={path: file for path, file in sorted(files.items()) if path not in given},
-        )
-        write_durably(change / "change.json", msgspec.json.encode(record), calls=self._calls)
-
-    def _state_of(self, release_id: str) -> Path | None:
-        """Where the state file of that release's last server was saved."""
-        for record in reversed(self.records()):
-            if record.from_release == release_id:
-                return self.layout.change(record.session_id)
-        return None
 
 
 def index_place(change: ChangeOrder | ChangeRecord) -> str:
@@ -499,22 +337,3 @@ def _gone(text: str, release_id: str, backup_id: str | None) -> UpgradeFailed:
         remediation="it must be rebuilt from the backup and its requirements-snapshot.txt",
         details={"rebuild": True, "release": release_id, "backup_id": backup_id},
     )
-
-
-def _failure(what: str, error: OSError | UpgradeFailed) -> UpgradeFailed:
-    if isinstance(error, UpgradeFailed):
-        return error
-    where = f" ({error.filename})" if error.filename else ""
-    return UpgradeFailed(
-        f"{what}: {error.strerror or error}{where}",
-        remediation="look after the disk: room, permissions, health; then try again",
-        details={"errno": error.errno},
-    )
-
-
-@contextlib.contextmanager
-def _as_failure(what: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise _failure(what, e) from e

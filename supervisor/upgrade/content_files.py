@@ -15,6 +15,7 @@ from mcpkeep.supervisor.upgrade.baseline import renew_baseline
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.copying import Check
 from mcpkeep.supervisor.upgrade.diff import plan_diffs
+from mcpkeep.supervisor.upgrade.index import unindexed
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.staging import fill_staging, remove_staging, take_code
 
@@ -50,6 +51,13 @@ class ContentFiles:
     async def verify_staged(self, plan: Plan, session_id: str, applied: Applied) -> tuple[str, ...]:
         """See `apply.verify_staged`."""
         return await self._run(lambda _: verify_staged(self._layout, plan, session_id, applied))
+
+    async def unindexed(self, plan: Plan, session_id: str) -> tuple[str, ...]:
+        """See `index.unindexed`."""
+        planned = {path for file in plan.files for path in (file.path, file.renamed_from)}
+        return await self._run(
+            lambda _: unindexed(self._layout.base, self._layout.staged(session_id), besides=planned)
+        )
 
     async def take_code(self, session_id: str, folder: str) -> None:
         """See `staging.take_code`."""

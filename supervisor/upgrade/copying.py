@@ -20,7 +20,6 @@ __all__ = [
     "copy_file",
     "hash_file",
     "hash_link",
-    "remove_tree",
     "spread",
     "unreadable",
     "walk",
@@ -223,24 +222,6 @@ def spread(work: Callable[[T], R], items: Iterable[T], *, check: Check, few: int
     for other in others:
         answers += other.result()
     return answers
-
-
-def remove_tree(folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
-    """Remove a folder, or a file or link, and all below it; nothing where it is not there. Raises OSError."""
-    if folder.is_symlink() or not folder.is_dir():
-        if os.path.lexists(folder):
-            calls.unlink(folder)
-        return
-    if folder.stat().st_mode & 0o700 != 0o700:
-        calls.chmod(folder, 0o700)
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(folder / entry.name, calls=calls)
-        else:
-            calls.unlink(folder / entry.name)
-    calls.rmdir(folder)
 
 
 def unreadable(path: str, error: OSError) -> UpgradeFailed:

@@ -13,9 +13,10 @@ from mcpkeep.actors.upgrade_world import Progress
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import SERVER_STATE
 from mcpkeep.protocol.upgrade.readiness import Patience
+from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.stderr import TAIL_LINES
 from mcpkeep.supervisor.upgrade.index import drop_unfinished
-from mcpkeep.supervisor.upgrade.launch import clean_environment, launch_release
+from mcpkeep.supervisor.upgrade.launch import launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, start_probe
 from mcpkeep.supervisor.upgrade.release_store import read_release

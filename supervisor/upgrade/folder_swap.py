@@ -18,7 +18,8 @@ from mcpkeep.protocol.upgrade.swap import (
 )
 from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.exchange import NO_EXCHANGE
-from mcpkeep.supervisor.upgrade.live_files import make_missing, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import make_missing
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = ["MARK", "swap", "swap_back"]
 

@@ -6,7 +6,7 @@ whether any file is newer than `build_time`, then compares each mtime exactly: a
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "is_current",
     "lack_of",
     "stamp_build_time",
+    "unindexed",
 ]
 
 METADATA = "metadata.json"
@@ -125,6 +126,16 @@ def filled_at(base: Path) -> datetime:
     oldest = min(times, default=os.stat(base).st_ctime)
     # Clocks of file systems tick in steps of up to a second.
     return datetime.fromtimestamp(oldest - 1)
+
+
+def unindexed(base: Path, staged: Path, *, besides: Set[str | None]) -> tuple[str, ...]:
+    """The standards of `base` that are not as they were copied to `staged`, but for the paths `besides`."""
+    live, copied = (dict(_sources(root, {_STANDARDS})) for root in (base, staged))
+    return tuple(
+        path
+        for path in sorted(live.keys() | copied.keys())
+        if path not in besides and live.get(path) != copied.get(path)
+    )
 
 
 def stamp_build_time(base: Path, at: datetime, *, calls: FileCalls = OS_CALLS) -> None:

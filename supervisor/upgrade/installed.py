@@ -18,7 +18,7 @@ def find_damage(changes: ChangeFiles) -> tuple[str, ...]:
     """
     base = changes.layout.base
     installed: dict[str, str | None] = {}
-    for record in changes.records():
+    for record in changes.made.records():
         installed.update((path, file.new) for path, file in record.files.items())
     release = changes.layout.current_release()
     if release is not None:
@@ -43,7 +43,7 @@ def find_damage(changes: ChangeFiles) -> tuple[str, ...]:
 def verify_installed(changes: ChangeFiles, release_id: str) -> Verification:
     """Compare every file of the last change that led to the release; none where there was no such change."""
     files: Mapping[str, str | None] = {}
-    for record in changes.records():
+    for record in changes.made.records():
         if record.to_release == release_id:
             files = {path: file.new for path, file in record.files.items()}
     mismatches: list[str] = []

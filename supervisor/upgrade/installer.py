@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import CODE_PARTS
+from mcpkeep.protocol.upgrade.places import CODE_PARTS, REQUIREMENTS
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.release import (
     ADOPTED,
@@ -38,6 +38,7 @@ from mcpkeep.supervisor.upgrade.adoption import LiveVenv, find_live_venv, repair
 from mcpkeep.supervisor.upgrade.backup_store import SNAPSHOT
 from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper
+from mcpkeep.supervisor.upgrade.git_exclude import exclude_venv
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.post_install import run_post_install
 from mcpkeep.supervisor.upgrade.pruning import prune
@@ -54,11 +55,11 @@ from mcpkeep.supervisor.upgrade.release_store import (
     server_words,
     write_release,
 )
-from mcpkeep.supervisor.upgrade.venv import SCHEMA, BuiltVenv, Venvs, folder_bytes, remove_tree
+from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.venv import SCHEMA, BuiltVenv, Venvs, folder_bytes
 
-__all__ = ["Installer"]
+__all__ = ["Installer", "folder_requirements", "installed_version"]
 
-_REQUIREMENTS = "mcp_server/requirements.txt"
 _SERVER, _SCRIPTS = (part.installed for part in CODE_PARTS)
 _NOTHING = Requirements((), (), hashed=False)
 
@@ -126,6 +127,8 @@ class Installer:
                     venv=lambda _: self._adopt_venv(live, requirements, stopper, warnings),
                 )
             point_link(layout.current, f"releases/{release.release_id}", temp=self._temp, calls=calls)
+            if live is not None and (told := exclude_venv(layout)) is not None:
+                warnings.append(told)
         seconds = time.monotonic() - began
         return ReleaseMade(release, venv_shared=True, seconds=seconds, warnings=tuple(warnings))
 
@@ -232,19 +235,10 @@ class Installer:
 
     def _live_requirements(self, warnings: list[str]) -> Requirements:
         try:
-            return self._requirements(self._layout.base)
+            return folder_requirements(self._layout.base)
         except UpgradeFailed as error:
             warnings.append(str(error))
             return _NOTHING
-
-    def _requirements(self, code: Path) -> Requirements:
-        def read(path: str) -> str | None:
-            file = code / path
-            if not file.is_file() or not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(code)):
-                return None
-            return file.read_text(encoding="utf-8", errors="replace")
-
-        return read_requirements(_REQUIREMENTS, read)
 
     def _adopt_venv(
         self, live: LiveVenv | None, requirements: Requirements, stopper: Stopper, warnings: list[str]
@@ -317,13 +311,13 @@ class Installer:
         built: list[BuiltVenv] = []
         with refusing():
             make_own_folder(self._layout, calls=self._calls)
-            requirements = self._requirements(code)
+            requirements = folder_requirements(code)
 
             def provide(folder: Path) -> str:
                 progress("looking at the venv")
                 found = self._venvs.provide(
                     requirements,
-                    folder / _REQUIREMENTS,
+                    folder / REQUIREMENTS,
                     former=former.venv if former is not None else None,
                     former_sha256=former.requirements_sha256 if former is not None else None,
                     snapshot=snapshot,
@@ -426,6 +420,18 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def folder_requirements(code: Path) -> Requirements:
+    """What the server in `code`, which holds mcp_server/, asks for. Raises UpgradeFailed, OSError."""
+
+    def read(path: str) -> str | None:
+        file = code / path
+        if not file.is_file() or not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(code)):
+            return None
+        return file.read_text(encoding="utf-8", errors="replace")
+
+    return read_requirements(REQUIREMENTS, read)
 
 
 def installed_version(text: str) -> str:

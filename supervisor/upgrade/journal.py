@@ -13,7 +13,7 @@ import msgspec
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState, fold
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
-from mcpkeep.supervisor.upgrade.layout import Layout, standing
+from mcpkeep.supervisor.upgrade.layout import Layout
 
 __all__ = ["JournalFiles", "ThreadedJournals", "require_session_id"]
 
@@ -98,7 +98,7 @@ class JournalFiles:
 
     @property
     def _folder(self) -> Path:
-        return self._layout._replace(base=standing(self._layout.base)).journals
+        return self._layout.standing().journals
 
     def _path(self, session_id: str) -> Path:
         require_session_id(session_id)

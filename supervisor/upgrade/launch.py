@@ -10,23 +10,7 @@ from mcpkeep.protocol.upgrade.release import Launch, Release
 from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.layout import Layout
 
-__all__ = ["ask_code_path", "check_code_path", "clean_environment", "launch_release"]
-
-# Each of these changes where modules, or the installation, are found; or keeps an ended interpreter alive.
-_STRIPPED = frozenset(
-    {
-        "AGENT_OS_BASE_PATH",
-        "PYTHONEXECUTABLE",
-        "PYTHONHOME",
-        "PYTHONINSPECT",
-        "PYTHONPATH",
-        "PYTHONPLATLIBDIR",
-        "PYTHONSTARTUP",
-        "PYTHONUSERBASE",
-        "VIRTUAL_ENV",
-        "__PYVENV_LAUNCHER__",
-    }
-)
+__all__ = ["ask_code_path", "check_code_path", "launch_release"]
 
 ASK_LIMIT = 30.0
 """Seconds for an interpreter to start and look for a module; from a cold disk it takes some."""
@@ -37,11 +21,6 @@ found = importlib.util.find_spec("mcp_server")
 print(os.path.realpath(found.origin or next(iter(found.submodule_search_locations))) if found else "")
 """
 _NO_GENERATION = 0
-
-
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` without what would lead a release's server to other code or another installation."""
-    return {name: value for name, value in environ.items() if name not in _STRIPPED}
 
 
 def launch_release(layout: Layout, release: Release, workspace: Path) -> Launch:

@@ -95,6 +95,10 @@ class Layout(NamedTuple):
     def conflicts(self, session_id: str) -> Path:
         return self.own / "conflicts" / session_id
 
+    def standing(self) -> "Layout":
+        """The same where the installation is now."""
+        return self._replace(base=standing(self.base))
+
     def current_release(self) -> str | None:
         """The id of the current release; None before the first upgrade."""
         try:

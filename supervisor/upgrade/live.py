@@ -1,6 +1,6 @@
 """The server that the workspace's clients are attached to, as an upgrade handles it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import anyio
@@ -52,6 +52,7 @@ class RunningServer:
         stderr_lines: Callable[[int, int | None], tuple[str, ...]],
         start_limit: float,
         stop_limit: float,
+        moved: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Take the actors.
 
@@ -60,12 +61,14 @@ class RunningServer:
             start_limit: seconds that a server may take to start, with the end of the former where it has to
                 make room.
             stop_limit: seconds that one may take to end.
+            moved: awaited after each promote() that succeeds; it raises nothing.
         """
         self._child = child
         self._relay = relay
         self._stderr_lines = stderr_lines
         self._start_limit = start_limit
         self._stop_limit = stop_limit
+        self._moved = moved
         self._generation: int | None = None
 
     @property
@@ -109,9 +112,13 @@ class RunningServer:
         result = await self._request("tools/call", {"name": tool, "arguments": arguments}, within)
         return msgspec.json.decode(result, type=dict[str, object])
 
-    async def start(self, release_id: str, *, progress: Progress) -> None:
-        """Start a server of that release beside the serving one, up to its handshake. See `LiveServer`."""
-        progress(f"starting the server of release {release_id}")
+    async def start(self, release_id: str | None, *, progress: Progress) -> None:
+        """Start a server of that release beside the serving one, up to its handshake. See `LiveServer`.
+
+        None is the command as configured.
+        """
+        of = "as configured" if release_id is None else f"of release {release_id}"
+        progress(f"starting the server {of}")
         try:
             outcome = await self._ask(PrepareChild(release_id), self._start_limit)
         except BaseException:
@@ -119,7 +126,7 @@ class RunningServer:
             raise
         match outcome:
             case ChildPrepared():
-                progress(f"the server of release {release_id} is ready")
+                progress(f"the server {of} is ready")
             case PrepareFailed() | SwitchRefused():
                 raise self._failed(outcome)
 
@@ -132,6 +139,8 @@ class RunningServer:
                     self._generation = generation
                 case PrepareFailed() | SwitchRefused() as outcome:
                     raise self._failed(outcome)
+        if self._moved is not None:
+            await self._moved()
 
     async def drop(self) -> None:
         """End the started one; the old one goes on. May be called where none was started."""

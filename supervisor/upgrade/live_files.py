@@ -1,4 +1,4 @@
-"""Files as a change deals with them: digests, copies with mode and times, whole folders gone."""
+"""Files as a change deals with them: digests, copies with mode and times."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 
-__all__ = ["SAME_PATH", "copy_file", "digest", "make_missing", "read_bytes", "remove_tree", "require_inside"]
+__all__ = ["SAME_PATH", "copy_file", "digest", "make_missing", "read_bytes", "require_inside"]
 
 _CHUNK = 1 << 20
 
@@ -99,22 +99,6 @@ def make_missing(folder: Path, *, calls: FileCalls = OS_CALLS, synced: bool = Tr
     if synced:
         calls.fsync_folder(folder.parent)
     return touched | {folder.parent}
-
-
-def remove_tree(path: Path, *, calls: FileCalls = OS_CALLS) -> None:
-    """Remove a folder with all in it, a file, a link, or nothing; links are not followed. Raises OSError."""
-    try:
-        found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if not stat.S_ISDIR(found.st_mode):
-        calls.unlink(path)
-        return
-    with os.scandir(path) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        remove_tree(path / name, calls=calls)
-    calls.rmdir(path)
 
 
 def require_inside(base: Path, paths: tuple[str, ...]) -> None:

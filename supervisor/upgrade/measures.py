@@ -9,10 +9,11 @@ from mcpkeep.actors.upgrade_world import LiveMeasures
 from mcpkeep.protocol.upgrade.change import ChangedFile
 from mcpkeep.protocol.upgrade.places import SETTINGS
 from mcpkeep.protocol.upgrade.smoke import browser_wanted
+from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.index import lack_of
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
-from mcpkeep.supervisor.upgrade.launch import ask_code_path, clean_environment, launch_release
+from mcpkeep.supervisor.upgrade.launch import ask_code_path, launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_checks import run_unit_tests, watching
 from mcpkeep.supervisor.upgrade.live_files import digest
@@ -47,7 +48,7 @@ class LiveValidation:
         lack = lack_of(base)
         if lack is None:
             return False
-        records = ChangeFiles(self._layout, JournalFiles(self._layout)).records()
+        records = ChangeFiles(self._layout, JournalFiles(self._layout)).made.records()
         installed: Mapping[str, ChangedFile] = records[-1].files if records else {}
         return not any(
             path in installed and digest(base / path) == installed[path].new

@@ -39,9 +39,9 @@ from mcpkeep.protocol.upgrade.proof import tool_digests
 from mcpkeep.protocol.upgrade.readiness import Patience, WaitVerdict, begin_wait
 from mcpkeep.protocol.upgrade.release import Launch
 from mcpkeep.supervisor.app import VERSION
+from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.local import LocalProcess
 from mcpkeep.supervisor.process import spawn_child
-from mcpkeep.supervisor.upgrade.launch import clean_environment
 from mcpkeep.supervisor.wire import FdWire
 
 __all__ = ["LIST_LIMIT", "TERM_GRACE", "Probe", "open_probe", "start_probe", "tree_cpu"]

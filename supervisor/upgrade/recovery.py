@@ -22,8 +22,8 @@ from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
-from mcpkeep.supervisor.upgrade.live_files import remove_tree
 from mcpkeep.supervisor.upgrade.lock import HeldLock
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["Recovered", "recover"]
@@ -195,7 +195,7 @@ class _Recovery:
     def _finish_rollback(self, state: JournalState) -> None:
         session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
         prepared = self._changes.order(session_id)
-        if state.committed and (self._has_record(session_id) or (whole and self._changes.forgetting)):
+        if state.committed and (self._has_record(session_id) or (whole and self._changes.made.forgetting)):
             self._conclude(prepared, whole=whole)
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
@@ -222,7 +222,7 @@ class _Recovery:
         to = state.begun.options.get("to", default)
         if not isinstance(to, str) or state.begun.options.get("restore"):
             return to if isinstance(to, str) else None
-        known = any(to in (record.from_release, record.backup_id) for record in self._changes.records())
+        known = any(to in (record.from_release, record.backup_id) for record in self._changes.made.records())
         return to if known or default is None else default
 
     def _planned(self, session_id: str, to: str | None) -> tuple[ChangeOrder, tuple[str, ...]]:
@@ -246,7 +246,7 @@ class _Recovery:
             self._gone_back += order.undoes
             exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
         if whole:
-            self._changes.forget()
+            self._changes.made.forget()
 
     def _end(self, state: JournalState, outcome: Outcome, said: str, stayed: tuple[str, ...] = ()) -> None:
         session_id = state.begun.session_id
@@ -270,7 +270,7 @@ class _Recovery:
             "outcome": outcome,
             "reason": said,
         }
-        for record in self._changes.records():
+        for record in self._changes.made.records():
             if record.session_id == begun.session_id:
                 line |= {"from": record.from_release, "to": record.to_release}
         return line
@@ -300,11 +300,11 @@ class _Recovery:
 
     def _has_record(self, session_id: str) -> bool:
         """Not so any more, though its journal says that it was made, where its taking back has begun."""
-        return any(record.session_id == session_id for record in self._changes.records())
+        return any(record.session_id == session_id for record in self._changes.made.records())
 
     def _is_covered(self, session_id: str) -> bool:
         """Whether another change was made upon it."""
-        return any(record.session_id == session_id for record in self._changes.records()[:-1])
+        return any(record.session_id == session_id for record in self._changes.made.records()[:-1])
 
     def _fail(self, state: JournalState, error: UpgradeFailed | OSError) -> None:
         self._failed = True

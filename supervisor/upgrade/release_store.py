@@ -16,7 +16,7 @@ from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_
 from mcpkeep.supervisor.upgrade.code_files import walk_code
 from mcpkeep.supervisor.upgrade.command import Stopper
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.venv import remove_tree
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.workspace import takes_transport
 
 __all__ = [

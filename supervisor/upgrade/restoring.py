@@ -17,8 +17,9 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.left_out import is_left_out
 from mcpkeep.protocol.upgrade.places import OWN, USER_ONLY
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, write_durably
-from mcpkeep.supervisor.upgrade.copying import Check, Tree, copy_file, hash_file, remove_tree, spread, walk
+from mcpkeep.supervisor.upgrade.copying import Check, Tree, copy_file, hash_file, spread, walk
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = ["Restoring"]
 

@@ -22,8 +22,9 @@ from mcpkeep.protocol.upgrade.rollback import (
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
-from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes, remove_tree
+from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
 __all__ = ["plan_restored", "plan_rollback"]
@@ -47,7 +48,7 @@ def plan_rollback(
             `backup_id`), or a file cannot be read or written.
     """
     require_session_id(session_id)
-    way = find_way_back(changes.records(), to)
+    way = find_way_back(changes.made.records(), to)
     try:
         return _stage(changes, session_id, way, calls)
     except OSError as e:
@@ -72,10 +73,10 @@ def plan_restored(
         server = changes.require_release(former or "").server_files
         installed.update((f"mcp_server/{path}", sha) for path, sha in server.items())
     try:
-        records = changes.records()
+        records = changes.made.records()
     except UpgradeFailed:
         records = ()
-        changes.forget()
+        changes.made.forget()
     for record in records:
         installed.update((path, file.new) for path, file in record.files.items())
     left: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 import anyio.to_thread
 import msgspec
-from anyio.abc import TaskGroup
+from anyio.abc import SocketStream, TaskGroup
 
 from mcpkeep.actors.upgrade_world import LiveServer
 from mcpkeep.protocol.child import Notify
@@ -32,6 +32,8 @@ from mcpkeep.protocol.upgrade.request import (
 )
 from mcpkeep.protocol.upgrade.telling import tell_answer, tell_question
 from mcpkeep.supervisor.control import Holder, ask_holder, serve_control, socket_path
+from mcpkeep.supervisor.moves import Moves
+from mcpkeep.supervisor.upgrade.following import FollowingServer
 from mcpkeep.supervisor.upgrade.layout import Layout
 
 if TYPE_CHECKING:
@@ -55,17 +57,26 @@ class Upgrades:
         settings: Upgrade,
         *,
         live: LiveServer,
+        following: FollowingServer,
+        moves: Moves,
         run_id: str,
+        child_env: Mapping[str, str],
         started: "Started | None",
         notify: Callable[[Notify], None],
         tell_next: Callable[[Notify], None],
         mark_rolled_back: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`started` is what the start found, where it looked; `tell_next` tells a client yet to come, too."""
+        """Take the parts: `following` is the same server as `live`, and `moves` is told of each move of it.
+
+        `started` is what the start found, where it looked; `tell_next` tells a client yet to come, too.
+        """
         self._layout = layout
         self._settings = settings
         self._live = live
+        self._following = following
+        self._moves = moves
         self._run_id = run_id
+        self._child_env = child_env
         self._started = started
         self._notify = notify
         self._tell_next = tell_next
@@ -155,6 +166,9 @@ class Upgrades:
     async def finish(self, *, stop: bool) -> None:
         """After the client has left, or with `stop` at a signal: end what is under way; leave word of it."""
         self._leaving = True
+        self._following.leave()
+        if stop:
+            self._moves.hurry()
         if self._actor is None:
             return
         self._attended = False
@@ -169,22 +183,39 @@ class Upgrades:
         """End what `finish` waits for; False where it waits for nothing."""
         if self._finishing is None:
             return False
+        self._moves.hurry()
         self._finishing.cancel()
         return True
 
     async def _hold(self) -> None:
         try:
-            await self._holder.hold()
+            if not self._holder.try_to_hold():
+                assert self._tasks is not None
+                self._tasks.start_soon(self._follow)
+                await self._holder.hold()
         except OSError as error:
             _log.warning("the workspace's pid file cannot be written: %s", error)
             return
         self._holds = True
         if (self._layout.own / "probation.json").exists():
             self._needed.set()
+        self._catch_up_soon()
         try:
-            await serve_control(socket_path(self._layout.own), self._answer)
+            await serve_control(socket_path(self._layout.own), self._answer, self._attend)
         except (OSError, McpkeepError) as error:
             _log.warning("no control socket: %s; commands in a terminal cannot reach this mcpkeep", error)
+
+    async def _follow(self) -> None:
+        await self._following.follow(holds=lambda: self._holds)
+
+    async def _attend(self, stream: SocketStream) -> None:
+        self._catch_up_soon()  # its start may have recovered what was interrupted, or made edits a release
+        await self._moves.attend(stream)
+
+    def _catch_up_soon(self) -> None:
+        """What works on an upgrade moves the server itself."""
+        if self._tasks is not None and (self._actor is None or self._actor.is_idle):
+            self._tasks.start_soon(self._following.catch_up)
 
     async def _answer(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
         if self._leaving:
@@ -240,6 +271,7 @@ class Upgrades:
             self._settings,
             live=self._live,
             run_id=self._run_id,
+            child_env=self._child_env,
             recovered=() if started is None else started.said,
             notify=self._notify,
             heard=_log_candidate,

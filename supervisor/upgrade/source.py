@@ -11,7 +11,8 @@ from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.git_listing import parse_status
-from mcpkeep.protocol.upgrade.places import CODE_PARTS
+from mcpkeep.protocol.upgrade.places import CODE_PARTS, REQUIREMENTS
+from mcpkeep.protocol.upgrade.requirements import read_requirements
 from mcpkeep.protocol.upgrade.source_tree import SourceTree
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.cache import Cache
@@ -102,6 +103,7 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
         clean=not changed,
         signed=signed,
         server_files=_server_files(tree),
+        requirements_sha256=_requirements(source, tree),
         problems=tuple(problems),
     )
 
@@ -185,6 +187,19 @@ def _said(source: Path, answer: GitAnswer, name: str) -> bytes:
 def _has(tree: SourceTree, name: str) -> bool:
     roots = ("standards/universal/", "workflows/", "usage/") if name == "universal" else (name + "/",)
     return any(path.startswith(roots) for path in tree.files)
+
+
+def _requirements(source: Path, tree: SourceTree) -> str | None:
+    with Blobs(source) as blobs:
+
+        def read(path: str) -> str | None:
+            version = tree.files.get(path)
+            return None if version is None else blobs.read(version.oid).decode(errors="replace")
+
+        try:
+            return read_requirements(REQUIREMENTS, read).sha256
+        except UpgradeFailed:
+            return None
 
 
 def _server_files(tree: SourceTree) -> dict[str, str]:

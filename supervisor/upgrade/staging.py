@@ -8,9 +8,10 @@ from pathlib import Path
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import CODE_PARTS
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
-from mcpkeep.supervisor.upgrade.copying import Check, remove_tree, spread, unreadable, walk
+from mcpkeep.supervisor.upgrade.copying import Check, spread, unreadable, walk
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = ["copy_content", "copy_file_as_it_is", "discard", "fill_staging", "remove_staging", "take_code"]
 

@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import assert_never
 
+from mcpkeep.protocol.upgrade.places import BASES
 from mcpkeep.protocol.upgrade.step import (
     Found,
     Link,
@@ -33,7 +34,7 @@ from mcpkeep.supervisor.upgrade.folder_swap import swap, swap_back
 from mcpkeep.supervisor.upgrade.layout import standing
 from mcpkeep.supervisor.upgrade.live_files import make_missing
 
-__all__ = ["perform", "sync_folders", "undo"]
+__all__ = ["perform", "sync_folders", "sync_touched", "undo"]
 
 
 def perform(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]:
@@ -79,6 +80,17 @@ def sync_folders(folders: set[Path], *, calls: FileCalls = OS_CALLS) -> None:
     for folder in sorted(folders):
         if folder.is_dir():
             calls.fsync_folder(folder)
+
+
+def sync_touched(folders: set[Path], base: Path, *, calls: FileCalls = OS_CALLS) -> None:
+    """The same of folders of an installation that the steps may have renamed meanwhile."""
+    now = standing(base)
+    names = {base.with_name(name) for name in BASES} | {base}
+    moved = {
+        next((now / folder.relative_to(name) for name in names if folder.is_relative_to(name)), folder)
+        for folder in folders
+    }
+    sync_folders(moved, calls=calls)
 
 
 # Files

@@ -15,9 +15,8 @@ import anyio.to_thread
 from mcpkeep.protocol.upgrade.facts import Problem, TargetFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import BACKUPS, PARTS
-from mcpkeep.protocol.upgrade.size import show_size
 from mcpkeep.supervisor.upgrade.copying import walk
-from mcpkeep.supervisor.upgrade.installer import installed_version
+from mcpkeep.supervisor.upgrade.installer import folder_requirements, installed_version
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.python import runs_from
 from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids, server_words
@@ -46,15 +45,6 @@ def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
     command = _command(layout, problems)
     content = sum(os.lstat(f"{layout.base}/{path}").st_size for path in walk(layout.base, content=True).files)
     venv = os.path.realpath(layout.venv)
-    required = 2 * content + _venv_bytes(venv, _installed_at(venv))
-    available = free(layout.base)
-    if available < required:
-        problems.append(
-            Problem(
-                f"not enough disk space: {show_size(required)} needed, {show_size(available)} free",
-                "free space; older backups go with `[upgrade] keep`",
-            )
-        )
     if os.pathsep in str(layout.base):
         problems.append(
             Problem(
@@ -73,8 +63,10 @@ def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
     return TargetFacts(
         exists=True,
         structure_valid=not problems,
-        bytes_available=available,
-        bytes_required=required,
+        bytes_available=free(layout.base),
+        content_bytes=content,
+        venv_bytes=_venv_bytes(venv, _installed_at(venv)),
+        requirements_sha256=_requirements(layout),
         command=command,
         current_release=current,
         current_version=_version(layout, current),
@@ -164,6 +156,12 @@ def _command(layout: Layout, problems: list[Problem]) -> tuple[str, ...]:
         )
         return ()
     return (str(python), *server_words(layout.base))
+
+
+def _requirements(layout: Layout) -> str | None:
+    with suppress(UpgradeFailed, OSError):
+        return folder_requirements(layout.base).sha256
+    return None
 
 
 def _version(layout: Layout, current: str | None) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.live_files import make_missing
 
-__all__ = ["carry_old_files", "drop_carried", "sync_tree"]
+__all__ = ["carry_old_files", "drop_carried"]
 
 # LanceDB's: what a reader of an older version of the table opens. Its manifests must stay the new one's.
 _READ = ("data", "_deletions")
@@ -63,13 +63,3 @@ def _old_files(old: Path, new: Path) -> list[str]:
         for name in names
         if not os.path.islink(os.path.join(at, name))
     )
-
-
-def sync_tree(folder: Path, *, calls: FileCalls = OS_CALLS) -> None:
-    """Bring all files and folders below to the disk. Raises OSError."""
-    for at, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if not (Path(at) / name).is_symlink():
-                calls.fsync_file(Path(at) / name)
-        calls.fsync_folder(Path(at))

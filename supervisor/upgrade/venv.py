@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,8 +28,10 @@ from mcpkeep.protocol.upgrade.requirements import (
     venv_key,
 )
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.file_system_sync import sync_roughly
 from mcpkeep.supervisor.upgrade.command import Finished, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, bare_environment, venv_python
+from mcpkeep.supervisor.upgrade.removal import remove_tree
 
 __all__ = [
     "COMPLETE",
@@ -40,7 +41,6 @@ __all__ = [
     "find_uv",
     "folder_bytes",
     "read_venv_record",
-    "remove_tree",
 ]
 
 COMPLETE = "complete.json"
@@ -289,7 +289,7 @@ class Venvs:
                     f"{tool} reported success, and these are not met: {', '.join(missing)}",
                     remediation="find out what removes packages from a new venv",
                 )
-            _sync(path)
+            sync_roughly(path)
             record = VenvRecord(
                 SCHEMA, requirements.sha256, datetime.now(UTC), tool, freeze(facts), unconstrained
             )
@@ -379,41 +379,6 @@ def _held(install: Callable[[Sequence[str]], None], pins: Path | None) -> bool:
                 raise
     install(())
     return pins is not None
-
-
-def _sync(folder: Path) -> None:
-    """Bring the whole file system of a folder to the disk: a venv has thousands of files."""
-    import ctypes
-
-    syncfs = getattr(ctypes.CDLL(None), "syncfs", None)
-    if syncfs is None:
-        os.sync()
-        return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, read-only parts too; nothing where it is not there.
-
-    Raises:
-        OSError: something could not be removed.
-    """
-
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-        return
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        for folder, _, _ in os.walk(path):
-            os.chmod(folder, stat.S_IRWXU)
-        shutil.rmtree(path)
 
 
 def folder_bytes(folder: Path) -> int:

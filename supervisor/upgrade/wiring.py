@@ -10,7 +10,9 @@ from mcpkeep.actors.keep_upgrade import KeepUpgrades
 from mcpkeep.actors.relay import RelayActor
 from mcpkeep.protocol.child import Notify
 from mcpkeep.supervisor.local import LocalHost
+from mcpkeep.supervisor.moves import Moves
 from mcpkeep.supervisor.options import RunOptions
+from mcpkeep.supervisor.upgrade.following import FollowingServer
 from mcpkeep.supervisor.upgrade.layout import find_installation
 from mcpkeep.supervisor.upgrade.live import RunningServer
 from mcpkeep.supervisor.upgrade.running import Upgrades
@@ -51,19 +53,23 @@ def wire_upgrades(
         if workflows is not None:
             await workflows.mark_rolled_back(session_id, reason)
 
-    settings = options.settings.child
+    settings, moves = options.settings.child, Moves()
     live = RunningServer(
         child=child,
         relay=relay,
         stderr_lines=host.stderr_lines,
         start_limit=settings.start_limit + settings.drain_grace,
         stop_limit=settings.stop_eof + settings.stop_term,
+        moved=moves.tell,
     )
     upgrades = Upgrades(
         layout,
         options.settings.upgrade,
         live=live,
+        following=FollowingServer(layout, live, recognised=options.recognised, notify=notify),
+        moves=moves,
         run_id=run_id,
+        child_env=settings.env,
         started=options.started,
         notify=notify,
         tell_next=tell_next,

@@ -148,6 +148,7 @@ async def running_upgrades(
     *,
     live: LiveServer,
     run_id: str,
+    child_env: Mapping[str, str],
     recovered: tuple[str, ...],
     notify: Callable[[Notify], None],
     heard: Callable[[str], None],
@@ -155,7 +156,8 @@ async def running_upgrades(
 ) -> AsyncGenerator[UpgradeActor]:
     """The upgrade actor with all that stands behind it, while the context lasts.
 
-    `heard` takes each line that a candidate writes to stderr.
+    `child_env` is added to a server's environment, as for the live one; `heard` takes each line that a
+    candidate writes to stderr.
     """
     layout = parts.layout
     environ = dict(os.environ)
@@ -188,7 +190,7 @@ async def running_upgrades(
         journals=ThreadedJournals(parts.journals),
         changes=ThreadedChanges(parts.changes),
         live=live,
-        candidates=StagedCandidates(layout, run_id=run_id, heard=heard),
+        candidates=StagedCandidates(layout, run_id=run_id, environ={**environ, **child_env}, heard=heard),
         validation=LiveValidation(layout, run_id=run_id, unit_tests=upgrade.unit_tests, environ=environ),
         records=ThreadedRecords(records),
         backups=backups,
@@ -209,9 +211,11 @@ async def running_upgrades(
     )
     async with anyio.create_task_group() as tasks:
         try:
-            # Whatever cancels this: what is under way is taken back with their help.
-            await tasks.start(_shielded(backups.run))
-            await tasks.start(_shielded(installer.run))
+            # Whatever cancels this: what is under way is taken back with their help. Nor may it cancel a
+            # start: that would wait for the end of one that nobody has told to stop.
+            with anyio.CancelScope(shield=True):
+                await tasks.start(_shielded(backups.run))
+                await tasks.start(_shielded(installer.run))
             await tasks.start(actor.run)
             yield actor
         finally:

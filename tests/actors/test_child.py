@@ -51,11 +51,10 @@ from mcpkeep.protocol.switch import (
     Exit,
     RelayOrder,
 )
+from tests.actors.fake_process import CLEAN, KILLED, FakeProcess
 
 pytestmark = pytest.mark.anyio
 
-KILLED = Exit(signal="SIGKILL")
-CLEAN = Exit(code=0)
 STEADY = ChildSettings(restart=RestartPolicy(intensity=0, backoff_base=0))
 JUMPING = pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
 
@@ -63,64 +62,6 @@ JUMPING = pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-class FakeWire:
-    accepted = 7
-    queued = 0
-
-    def write(self, data: bytes) -> bool:
-        return True
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close_writing(self) -> None: ...
-
-
-class FakeProcess:
-    """Ends when told to; a stubborn one only by SIGKILL."""
-
-    def __init__(self, generation: int, *, stubborn: bool = False) -> None:
-        self.pid = 1000 + generation
-        self.wire = FakeWire()
-        self._stubborn = stubborn
-        self.frozen = False
-        self._exit: Exit | None = None
-        self._ended = anyio.Event()
-
-    @property
-    def exit(self) -> Exit | None:
-        return self._exit
-
-    def end(self, exit_: Exit = KILLED) -> None:
-        self._exit = self._exit or exit_
-        self._ended.set()
-
-    async def wait(self) -> Exit:
-        await self._ended.wait()
-        assert self._exit is not None
-        return self._exit
-
-    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
-        if not self._stubborn:
-            self.end(CLEAN)
-        try:
-            with anyio.move_on_after((eof_grace or 0) + term_grace):
-                await self._ended.wait()
-        finally:
-            self.end()
-        return await self.wait()
-
-    def freeze(self) -> None:
-        self.frozen = True
-
-    def thaw(self) -> None:
-        self.frozen = False
-
-    def kill(self) -> None:
-        self.end()
 
 
 class World:

@@ -21,9 +21,9 @@ from mcpkeep.protocol.switch import (
     ChildAttached,
     ChildDrained,
     ChildReady,
-    Exit,
     RelayOrder,
 )
+from tests.actors.fake_process import FakeProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -31,42 +31,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-class FakeWire:
-    accepted = 0
-    queued = 0
-
-    def write(self, data: bytes) -> bool:
-        return True
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close_writing(self) -> None: ...
-
-
-class FakeProcess:
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.wire = FakeWire()
-        self._ended = anyio.Event()
-
-    async def wait(self) -> Exit:
-        await self._ended.wait()
-        return Exit(code=0)
-
-    async def stop(self, *, eof_grace: float | None, term_grace: float) -> Exit:
-        self._ended.set()
-        return await self.wait()
-
-    def freeze(self) -> None: ...
-
-    def thaw(self) -> None: ...
-
-    def kill(self) -> None:
-        self._ended.set()
 
 
 class World:
@@ -98,7 +62,7 @@ class World:
     async def spawn(self, generation: int, release: str | None) -> FakeProcess:
         if self.failing:
             raise SpawnError("server", "no such file")
-        return FakeProcess(1000 + generation)
+        return FakeProcess(generation)
 
     def order(self, order: RelayOrder) -> None:
         self.orders.append(order)

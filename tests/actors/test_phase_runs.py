@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -13,17 +13,13 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from mcpkeep.actors.phase_runs import ATTACH_LIMIT, PhaseFailed, PhaseRuns
-from mcpkeep.actors.session import News, SessionActor
-from mcpkeep.actors.workflow_desk import Shelf
+from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.workflow_tool import WorkflowTool
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.gate import parse_gate
-from mcpkeep.protocol.workflow.listing import Listing
-from mcpkeep.protocol.workflow.refusal import StorageFailed
 from mcpkeep.protocol.workflow.session import Session
-from mcpkeep.protocol.workflow.snapshot import Stored, store
+from tests.actors.one_workflow import Memory, OneWorkflow
 
-T = TypeVar("T")
 Answer = dict[str, Any]
 
 GATE = parse_gate(
@@ -49,44 +45,6 @@ pytestmark = pytest.mark.anyio
 )
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-class Memory:
-    """A SessionStore that keeps nothing, and can be full."""
-
-    full = False
-
-    async def refresh(self) -> News:
-        return News()
-
-    async def acquire(self) -> News:
-        return News()
-
-    async def save(self, session: Session) -> Stored:
-        if self.full:
-            raise StorageFailed("the disk is full", "free disk space")
-        return store(session)
-
-    async def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
-        return True
-
-    async def close(self) -> None: ...
-
-
-class OneWorkflow:
-    """A Shelf and its Catalog."""
-
-    def listing(self, category: str | None) -> Listing:
-        return Listing(workflows=())
-
-    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
-        return WORKFLOW
-
-    def is_inside(self, target_file: str) -> bool:
-        return True
-
-    async def ask(self, question: Callable[[Shelf], T]) -> T:
-        return question(self)
 
 
 class Runner:
@@ -143,7 +101,7 @@ class Stage:
             return "the log"
 
         self.runs = PhaseRuns({"run_by_mcpkeep": self.runner}, on_bug=on_bug)
-        self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(), runs=self.runs)
+        self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(WORKFLOW), runs=self.runs)
         self.session_id = ""
 
     async def call(self, action: str, **arguments: object) -> Answer:

@@ -63,7 +63,7 @@ class World:
             exists=True,
             structure_valid=True,
             bytes_available=0,
-            bytes_required=0,
+            content_bytes=0,
             command=(),
             current_release=self.current,
             current_version=None,

@@ -18,7 +18,7 @@ from mcpkeep.actors.session import (
     SessionPage,
     WriterNeeded,
 )
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
 from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, StateConflict, StorageFailed
 from mcpkeep.protocol.workflow.session import Session, SessionError, Status, summarize
 from mcpkeep.protocol.workflow.snapshot import Stored, store

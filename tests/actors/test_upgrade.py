@@ -399,6 +399,8 @@ UNTOUCHED = [
     "contents.stale",
     "live.tools",
     "candidates.prove",
+    "contents.unindexed",
+    "contents.verify_staged",
     "contents.expected",
     "changes.prepare",
     "changes.swap_first",
@@ -494,6 +496,21 @@ async def test_every_reason_not_to_upgrade_is_told_at_once() -> None:
     assert isinstance(answer, Refused)
     assert answer.reason == "it is dirty; it is shallow; no room"
     assert answer.remedy == "commit; fetch; free space"
+
+
+async def test_room_for_a_venv_is_asked_for_only_where_the_server_is_upgraded() -> None:
+    fakes = FakeWorld()
+    fakes.free = 2 * 10**6
+    async with running(fakes) as run:
+        answer = await run.ask(RUN)
+        assert isinstance(answer, Refused)
+        assert answer.reason == (
+            "not enough disk space: 3.0 MB needed (2.0 MB of it for a new venv), 2.0 MB free"
+        )
+        content = UpgradeOptions("/source", content_only=True)
+        done = await run.ask(RunUpgrade(content, by="test"))
+        assert isinstance(done, UpgradeDone)
+        assert done.evidence["0"]["disk_space_required"] == "1.0 MB"
 
 
 @pytest.mark.parametrize("what", ["backup", "verification", "install"])
@@ -610,6 +627,48 @@ async def test_files_that_changed_since_the_merge_fail_phase_3_before_anything_l
         assert isinstance(await run.phase(3), PhaseMeasured)
 
 
+async def test_a_source_that_moved_on_sends_back_to_the_phase_that_takes_its_commit() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        await run.phases(2)
+        fakes.stale = ("source",)
+        answer = await run.phase(3)
+    assert isinstance(answer, Refused) and "phase 1" in answer.remedy
+
+
+@pytest.mark.parametrize("which", ["unindexed", "altered"])
+async def test_what_changed_while_the_new_server_was_proven_stops_the_commit(which: str) -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        await run.phases(2)
+        setattr(fakes, which, ("standards/development/x.md",))
+        answer = await run.phase(3)
+        assert isinstance(answer, Refused) and "standards/development/x.md" in answer.reason
+        assert "changes.prepare" not in fakes.log
+        setattr(fakes, which, ())
+        assert isinstance(await run.phase(3), PhaseMeasured)
+
+
+async def test_a_server_that_is_down_when_it_is_to_be_validated_is_started_and_serves() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        await run.phases(3)
+        fakes.crash()
+        assert isinstance(await run.phase(4), PhaseMeasured)
+    assert (fakes.running, fakes.started) == (NEW, None)
+
+
+async def test_one_that_was_started_to_be_validated_and_fails_is_rolled_back() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        await run.phases(3)
+        fakes.crash()
+        fakes.failing["validation.measure"] = broken()
+        answer = await run.phase(4)
+        assert isinstance(answer, UpgradeFault) and answer.state == "rolled_back", answer
+    assert (fakes.installed, fakes.running) == (OLD, OLD)
+
+
 # The way back
 
 
@@ -706,6 +765,19 @@ async def test_three_crashes_in_probation_roll_back_and_those_of_other_releases_
                 await anyio.lowlevel.checkpoint()
     assert (fakes.installed, fakes.running) == (OLD, OLD)
     assert [told.level for told in run.told if told.level != "info"] == ["error", "warning"]
+
+
+async def test_a_crash_loop_after_a_change_of_content_alone_takes_the_content_back() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        done = await run.ask(RunUpgrade(UpgradeOptions("/source", content_only=True), by="test"))
+        assert isinstance(done, UpgradeDone)
+        for _ in range(3):
+            run.actor.tell(ServerCrashed(OLD, "exit 1"))
+        with anyio.fail_after(LIMIT):
+            while fakes.probation is not None:
+                await anyio.lowlevel.checkpoint()
+    assert fakes.changes_[-1].kind == "rollback"
 
 
 async def test_after_its_probation_a_release_is_not_taken_back_and_the_former_is_ended() -> None:

@@ -1,10 +1,10 @@
 """The upgrade workflow in an agent's hands: the workflow tool, its runner, and the upgrade actor together."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -12,10 +12,9 @@ import pytest
 from msgspec import Raw
 
 from mcpkeep.actors.phase_runs import PhaseRuns
-from mcpkeep.actors.session import News, SessionActor
+from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.upgrade import UpgradeActor
 from mcpkeep.actors.upgrade_runner import WORKFLOW_TYPE, UpgradeRunner
-from mcpkeep.actors.workflow_desk import Shelf
 from mcpkeep.actors.workflow_tool import WorkflowTool
 from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
@@ -24,12 +23,9 @@ from mcpkeep.protocol.upgrade.plan import Case, Choice
 from mcpkeep.protocol.upgrade.request import ResolveConflicts, Resolved, UpgradeAnswer, UpgradeMessage
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.gate import parse_gate
-from mcpkeep.protocol.workflow.listing import Listing
-from mcpkeep.protocol.workflow.session import Session
-from mcpkeep.protocol.workflow.snapshot import Stored, store
+from tests.actors.one_workflow import Memory, OneWorkflow
 from tests.upgrade_fakes import CONFLICT, NEW, OLD, FakeWorld, broken
 
-T = TypeVar("T")
 Answer = dict[str, Any]
 
 pytestmark = pytest.mark.anyio
@@ -60,40 +56,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Memory:
-    """A SessionStore that keeps nothing."""
-
-    async def refresh(self) -> News:
-        return News()
-
-    async def acquire(self) -> News:
-        return News()
-
-    async def save(self, session: Session) -> Stored:
-        return store(session)
-
-    async def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
-        return True
-
-    async def close(self) -> None: ...
-
-
-class OneWorkflow:
-    """A Shelf and its Catalog."""
-
-    def listing(self, category: str | None) -> Listing:
-        return Listing(workflows=())
-
-    def resolve(self, name: str, options: Mapping[str, object]) -> WorkflowDefinition:
-        return WORKFLOW
-
-    def is_inside(self, target_file: str) -> bool:
-        return True
-
-    async def ask(self, question: Callable[[Shelf], T]) -> T:
-        return question(self)
-
-
 class Led:
     """The tool, and a session at phase 0."""
 
@@ -118,7 +80,7 @@ class Led:
             now=lambda: datetime.now(UTC),
             new_id=lambda: "0" * 8 + "-6a1c-4c59-9d0b-1f2e3d4c5b6a",
         )
-        self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(), runs=self.runs)
+        self.tool = WorkflowTool(sessions=sessions, catalog=OneWorkflow(WORKFLOW), runs=self.runs)
 
     async def ask(self, question: UpgradeMessage, on_step: Callable[[str, str], None]) -> UpgradeAnswer:
         if self.gone is not None:

@@ -306,15 +306,21 @@ def _venvs(folder: Path) -> Iterator[tuple[str, float]]:
     for number in ("cold", "warm"):
         venvs = Venvs(folder / f"venvs-{number}", environ=environ, uv=find_uv(environ), own_base=own_base())
         begun = perf_counter()
-        built = venvs.provide(wanted, file, former=None, former_sha256=None, stopper=Stopper(), progress=str)
+        built = venvs.provide(
+            wanted, file, former=None, former_sha256=None, stopper=Stopper(), progress=_unheard
+        )
         if number == "warm":
             yield f"venv, {PACKAGES} packages", perf_counter() - begun
     begun = perf_counter()
     again = venvs.provide(
-        wanted, file, former=built.name, former_sha256=wanted.sha256, stopper=Stopper(), progress=str
+        wanted, file, former=built.name, former_sha256=wanted.sha256, stopper=Stopper(), progress=_unheard
     )
     assert again.shared
     yield "venv, unchanged requirements", perf_counter() - begun
+
+
+def _unheard(_line: str) -> None:
+    """Nobody watches."""
 
 
 def _phases(stream: Stream, source: str) -> Iterator[tuple[int, float]]:

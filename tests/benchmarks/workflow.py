@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
 from mcpkeep.protocol.workflow.snapshot import encode_snapshot
 from mcpkeep.supervisor.session_store import SessionFiles
 from tests.benchmarks.figures import Table, percentile

@@ -15,16 +15,13 @@ from mcpkeep.protocol.child import (
     ChildState,
     Crashed,
     DeadlinePassed,
-    Exited,
     FreezeProcess,
     KillProcess,
     Notify,
     RestartChild,
     RestartDone,
     SpawnChild,
-    Spawned,
     SpawnFailed,
-    StartChild,
     StopChild,
     StopProcess,
     ThawProcess,
@@ -57,41 +54,13 @@ from mcpkeep.protocol.switch import (
     ChildWedged,
     Exit,
 )
+from tests.protocol import child_life
+from tests.protocol.child_life import CLEAN, KILLED, Life, exited, spawned
 
-KILLED = Exit(signal="SIGKILL")
-CLEAN = Exit(code=0)
 BROKEN = Exit(code=1, stderr_tail=("ImportError: no module named x",))
 PREPARE = PrepareChild("new")
 IN_TURN = PrepareChild("new", ReplaceMode.HOLD)
 BUSY = AnswerAsker(SwitchRefused("another release is being prepared, or the switch to it is not over"))
-
-
-class Life:
-    """A child of the release `old`; each event answers with its effects, what is only told apart."""
-
-    def __init__(self, settings: ChildSettings | None = None) -> None:
-        self.child = Child("server", settings or ChildSettings(), release="old")
-        self.now = 100.0
-        self.crashes: list[Crashed] = []
-
-    def __call__(self, event: ChildEvent, *, at: float | None = None) -> list[ChildEffect]:
-        self.now = self.now if at is None else at
-        self.child, effects = step(self.child, event, now=self.now, chance=1.0)
-        self.crashes += [effect for effect in effects if isinstance(effect, Crashed)]
-        return [effect for effect in effects if not isinstance(effect, Notify | Crashed)]
-
-    def play(self, *events: ChildEvent) -> "Life":
-        for event in events:
-            self(event)
-        return self
-
-
-def spawned(generation: int) -> Spawned:
-    return Spawned(generation, 1000 + generation)
-
-
-def exited(generation: int, exit_: Exit = KILLED) -> Exited:
-    return Exited(generation, exit_, 7)
 
 
 def gone(generation: int, exit_: Exit = KILLED, *, planned: bool = False) -> ChildExited:
@@ -104,7 +73,8 @@ def term(generation: int) -> StopProcess:
 
 
 def up(settings: ChildSettings | None = None) -> Life:
-    return Life(settings).play(StartChild(), spawned(1), ChildReady(1))
+    """A child of the release `old`."""
+    return child_life.up(Child("server", settings or ChildSettings(), release="old"))
 
 
 def prepared() -> Life:

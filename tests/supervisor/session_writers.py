@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 
 from mcpkeep.actors.session import SessionActor
-from mcpkeep.protocol.workflow import session as rules
-from mcpkeep.protocol.workflow.session import Session
+from mcpkeep.protocol.workflow import transition as rules
+from mcpkeep.protocol.workflow.session import Session, SessionError
 from mcpkeep.supervisor.session_store import SessionFiles
 from mcpkeep.supervisor.session_threads import ThreadedSessionStore
 
@@ -30,7 +30,7 @@ def note(session: Session) -> Session:
     revision = session.revision + 1
     tell("will", session.session_id, revision)
     now = datetime.now(UTC)
-    error = rules.SessionError(1, now, "ValidationError", f"change {revision} " + "x" * 500)
+    error = SessionError(1, now, "ValidationError", f"change {revision} " + "x" * 500)
     return rules.record_error(session, error=error, now=now)
 
 

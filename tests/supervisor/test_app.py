@@ -20,7 +20,7 @@ def mcpkeep(*words: str, cwd: Path, **environ: str) -> tuple[int, str, str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return ended.returncode, ended.stdout, ended.stderr
 
@@ -80,7 +80,7 @@ def test_help_and_version_go_to_stdout(tmp_path: Path) -> None:
 
 def test_a_usage_error_with_stderr_closed_writes_nothing_anywhere(tmp_path: Path) -> None:
     script = f"exec {sys.executable} -m mcpkeep.supervisor run 2>&-"
-    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, timeout=30)
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, timeout=60)
     assert (ended.returncode, ended.stdout) == (2, b"")
 
 
@@ -100,7 +100,7 @@ def test_the_command_line_is_read_before_anything_heavy_is_imported(tmp_path: Pa
         env=os.environ | {"HOME": str(tmp_path), "PYTHONPATH": links},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     heavy = {
         "anyio",

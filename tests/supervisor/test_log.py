@@ -174,7 +174,7 @@ def test_a_process_started_without_stderr_never_writes_to_what_took_its_number(t
         "running.close()\n"
         "raise SystemExit(fd)\n"
     )
-    ended = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script], timeout=30)
+    ended = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script], timeout=60)
     assert ended.returncode == 2
     assert (tmp_path / "other").read_text() == ""
 

@@ -16,7 +16,7 @@ from mcpkeep.supervisor.orphans import Watcher
 from mcpkeep.supervisor.process import Spawned, mark_environment, spawn_child
 from mcpkeep.supervisor.sweep import carriers, sweep
 
-LIMIT = 10.0
+LIMIT = 60.0
 """Seconds that any wait of these tests may last."""
 
 HOLD = """

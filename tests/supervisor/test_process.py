@@ -84,7 +84,7 @@ class Liveness:
     async def arrived(self, count: int = 1) -> None:
         """Wait for so many; none goes on before all are there."""
         for _ in range(count):
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await anyio.wait_readable(self._server)
             self._held.append(self._server.accept()[0])
         for held in self._held[-count:]:
@@ -92,7 +92,7 @@ class Liveness:
 
     async def all_dead(self) -> None:
         for held in self._held:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await anyio.wait_readable(held)
             with suppress(ConnectionResetError):
                 assert held.recv(1) == b""
@@ -125,13 +125,13 @@ class World:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.lowlevel.checkpoint()
 
 
 async def exit_of(process: LocalProcess) -> Exit:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await process.wait()
 
 
@@ -163,7 +163,7 @@ async def test_a_child_answers_and_ends_by_itself_at_eof() -> None:
     async with running("sys.stdout.write(sys.stdin.readline()); sys.stdin.read()") as (world, process):
         world.relay.wires[1].write(b"hello\n")
         sys_eof = process.stop(eof_grace=10, term_grace=10)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await sys_eof == Exit(code=0)
         assert await process.wait() == Exit(code=0)
         assert (bytes(world.relay.data), world.relay.events) == (b"hello\n", [("eof", 1)])
@@ -173,7 +173,7 @@ async def test_a_child_answers_and_ends_by_itself_at_eof() -> None:
 async def test_a_child_that_survives_eof_is_ended_by_sigterm_after_the_grace() -> None:
     async with running("hold(); signal.pause()") as (world, process):
         await world.liveness.arrived()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await process.stop(eof_grace=0, term_grace=10) == Exit(signal="SIGTERM")
 
 
@@ -182,7 +182,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace() -> None:
     program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); keep = hold(); time.sleep(60)"
     async with running(program) as (world, process):
         await world.liveness.arrived()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await process.stop(eof_grace=0, term_grace=0.01) == Exit(signal="SIGKILL")
         await world.liveness.all_dead()
 
@@ -211,7 +211,7 @@ async def test_stop_kills_a_tree_that_left_the_group_and_dropped_the_mark() -> N
     world.env["SUB"] = ALIVE + "keep = hold(); time.sleep(60)"
     process = await world.host.spawn(1, None)
     await liveness.arrived(2)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert await process.stop(eof_grace=0, term_grace=0) == Exit(signal="SIGKILL")
     await liveness.all_dead()
     liveness.close()
@@ -256,7 +256,7 @@ async def test_the_descendants_of_another_generation_live_on() -> None:
     await liveness.arrived(2)
     old.kill()
     assert await exit_of(old) == Exit(signal="SIGKILL")
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert await new.stop(eof_grace=10, term_grace=10) == Exit(code=0)
     await liveness.all_dead()
     liveness.close()
@@ -297,7 +297,7 @@ async def test_a_child_that_closes_stdout_and_lives_on_has_an_end_but_no_exit() 
     async with running("os.close(1); keep = hold(); sys.stdin.read()") as (world, process):
         await world.liveness.arrived()
         await until(lambda: world.relay.events == [("eof", 1)])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await process.stop(eof_grace=10, term_grace=10) == Exit(code=0)
         assert world.relay.events == [("eof", 1)]
 
@@ -308,7 +308,7 @@ async def test_a_child_that_closes_stdin_breaks_its_wire_and_lives_on() -> None:
         await world.liveness.arrived()
         process.wire.write(b"nobody reads this")
         await until(lambda: world.relay.events == [("broken", 1)])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await process.stop(eof_grace=0, term_grace=10) == Exit(signal="SIGTERM")
 
 
@@ -340,7 +340,7 @@ for line in sys.stdin: print(line, end="", flush=True)
             world.relay.data.clear()
             process.wire.write(b"%d\n" % number)
             await world.said(b"%d\n" % number)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             ended = await process.stop(eof_grace=10, term_grace=0)
         assert (ended.code, set(ended.stderr_tail[:-1])) == (0, {"noise"})
 

@@ -36,7 +36,7 @@ from tests.servers import fast_command, sdk_command
 
 Mode = Literal["legacy", "auto"]
 DIRECT = os.environ.get("MCPKEEP_TEST_DIRECT") == "1"
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds for any one wait: a hang becomes a failure."""
 
 pytestmark = [

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from mcpkeep.actors.session import News, Overtaken, WriterNeeded
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
 from mcpkeep.protocol.workflow.refusal import StateConflict, StorageFailed
-from mcpkeep.protocol.workflow.session import Session
+from mcpkeep.protocol.workflow.session import Session, SessionError
 from mcpkeep.protocol.workflow.snapshot import (
     SnapshotDamaged,
     encode_snapshot,
@@ -388,7 +388,7 @@ def test_a_reader_sees_every_change_of_the_writer(folder: Path) -> None:
         assert reader.refresh().changed == {sid(1): stored}
         assert reader.refresh().changed == {}
         session = rules.record_error(
-            session, error=rules.SessionError(1, T0, "ValidationError", "same size"), now=T0
+            session, error=SessionError(1, T0, "ValidationError", "same size"), now=T0
         )
     delete(writer, 1)
     assert reader.refresh().removed == (sid(1),)

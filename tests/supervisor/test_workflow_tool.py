@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mcpkeep.actors.workflow_tool import ANSWERED
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
 from mcpkeep.protocol.workflow.request import REQUESTS, action_of
 from mcpkeep.protocol.workflow.session import Session, SessionError, Status
 from mcpkeep.protocol.workflow.snapshot import encode_snapshot

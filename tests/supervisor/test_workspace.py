@@ -242,6 +242,24 @@ def test_each_start_of_a_release_looks_it_up_anew(tmp_path: Path) -> None:
     assert again.release == "one" and launch(again, again.release) == started
 
 
+def test_nothing_leads_a_release_to_other_code_or_another_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    folder = make_release(root, "one")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    (tmp_path / "mcpkeep.toml").write_text('[child]\nenv = { PYTHONPATH = "/elsewhere", A = "b" }\n')
+    monkeypatch.setenv("AGENT_OS_BASE_PATH", "/another/.praxis-os")
+    monkeypatch.setenv("VIRTUAL_ENV", "/another/venv")
+    for release in (None, "one"):
+        env = launch(options(tmp_path), release).env
+        assert (env["PYTHONPATH"], env["A"]) == (str(folder), "b")
+        assert not {"AGENT_OS_BASE_PATH", "VIRTUAL_ENV"} & env.keys()
+    other = launch(options(tmp_path, "--", "other-server"), None).env
+    assert (other["PYTHONPATH"], other["VIRTUAL_ENV"]) == ("/elsewhere", "/another/venv")
+
+
 def test_a_release_of_another_kind_of_server_is_refused(tmp_path: Path) -> None:
     install(tmp_path / ".praxis-os", TAKES_TRANSPORT)
     with pytest.raises(SpawnError, match="not in this workspace, which has no prAxIs OS"):

@@ -103,17 +103,22 @@ def acknowledged(id_: int | str = "L", **honoured: object) -> Json:
 class LaneFirst(Relay):
     """A relay that is driven as the actor drives it: what is plain takes the lane."""
 
-    def from_client(self, frames: Sequence[Frame], now: float) -> None:
+    def __init__(self, *, own_tools: Sequence[OwnTool], settings: RelaySettings, own_prefix: str) -> None:
+        super().__init__(own_tools=own_tools, settings=settings, own_prefix=own_prefix)
+        self._client_side, self.from_client = self.from_client, self._calls_first
+        self._child_side, self.from_child = self.from_child, self._answers_first
+
+    def _calls_first(self, frames: Sequence[Frame], now: float) -> None:
         passed = self.lane.calls(frames, now)
         if passed:
             assert self.lane.link is not None
             self.output.child.setdefault(self.lane.link.generation, []).extend(passed)
-        super().from_client(frames[len(passed) :], now)
+        self._client_side(frames[len(passed) :], now)
 
-    def from_child(self, generation: int, frames: Sequence[Frame], now: float) -> None:
+    def _answers_first(self, generation: int, frames: Sequence[Frame], now: float) -> None:
         passed = self.lane.answers(generation, frames, now)
         self.output.client.extend(passed)
-        super().from_child(generation, frames[len(passed) :], now)
+        self._child_side(generation, frames[len(passed) :], now)
 
 
 class Script:

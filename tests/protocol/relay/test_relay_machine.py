@@ -686,8 +686,8 @@ class RelayMachine(RuleBasedStateMachine):
     def at_rest(self, child: Child) -> None:
         relay: Any = self.relay
         link = relay._succession.serving
-        assert link.generation == child.generation and list(relay._links) == [child.generation]
-        assert (link.own, relay._minted._asked, relay.calls.held_bytes) == ({}, {}, 0)
+        assert link.generation == child.generation and list(relay._succession.links) == [child.generation]
+        assert (link.own, relay._succession._minted._asked, relay.calls.held_bytes) == ({}, {}, 0)
         assert (link.is_open, link.is_ready, link.is_draining) == (True, True, False)
         assert link.sent == child.sent == child.read
         assert (child.level, child.uris) == (self.level, self.uris)

@@ -8,18 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
+from mcpkeep.protocol.workflow.difference import describe_change, require_unchanged
 from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, Refusal, StateConflict
 from mcpkeep.protocol.workflow.session import (
-    ALLOWED,
-    Action,
+    KEPT,
     Checkpoint,
     PhaseRun,
     PhaseStatus,
     Session,
     SessionError,
     Status,
+    Summary,
+    check_session_id,
+    paused_seconds,
+    suggest,
+    summarize,
 )
+from mcpkeep.protocol.workflow.transition import ALLOWED, Action
 
 ID = "0b5f8a3e-6a1c-4c59-9d0b-1f2e3d4c5b6a"
 T0 = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
@@ -198,11 +204,11 @@ def test_a_refused_gate_keeps_the_evidence_and_leaves_the_session_active() -> No
 def test_a_pause_is_remembered_with_its_note_and_its_length() -> None:
     paused = rules.pause(in_status(A), note="waiting for review", now=at(20))
     assert (paused.status, paused.checkpoint) == (P, Checkpoint(2, at(20), "waiting for review"))
-    assert rules.paused_seconds(paused, at(65.5)) == 45.5
-    assert rules.paused_seconds(paused, at(0)) == 0.0, "a clock that steps back makes no negative pause"
+    assert paused_seconds(paused, at(65.5)) == 45.5
+    assert paused_seconds(paused, at(0)) == 0.0, "a clock that steps back makes no negative pause"
     resumed = rules.resume(paused, now=at(65.5))
     assert (resumed.status, resumed.current_phase, resumed.checkpoint) == (A, 2, paused.checkpoint)
-    assert rules.paused_seconds(started(), at(1)) == 0.0
+    assert paused_seconds(started(), at(1)) == 0.0
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -257,13 +263,13 @@ def test_a_completed_session_is_undone_during_probation() -> None:
 
 def test_a_loop_of_retries_keeps_the_newest_errors_and_counts_all() -> None:
     session = started()
-    for n in range(rules.KEPT + 5):
+    for n in range(KEPT + 5):
         session = rules.record_error(session, error=error(message=str(n)), now=at(n))
         session = rules.retry(session, 1, now=at(n))
-    assert (len(session.errors), session.error_count) == (rules.KEPT, rules.KEPT + 5)
-    assert session.errors[-1].message == str(rules.KEPT + 4)
-    assert len(session.phase_history) == rules.KEPT
-    assert session.phase_history[-1].attempt == rules.KEPT + 6
+    assert (len(session.errors), session.error_count) == (KEPT, KEPT + 5)
+    assert session.errors[-1].message == str(KEPT + 4)
+    assert len(session.phase_history) == KEPT
+    assert session.phase_history[-1].attempt == KEPT + 6
 
 
 @pytest.mark.parametrize(("status", "capable"), [(A, True), (P, True), (F, True), (C, False), (R, False)])
@@ -273,11 +279,11 @@ def test_a_session_with_work_left_can_be_resumed(status: Status, capable: bool) 
 
 def test_a_change_in_between_is_told() -> None:
     seen = started()
-    rules.require_unchanged(seen, seen)
+    require_unchanged(seen, seen)
     current = rules.pass_gate(seen, 1, evidence={"a": 1}, now=at(1))
     current = rules.pause(rules.refuse_gate(current, 2, evidence={}, error=error(2), now=at(2)), now=at(3))
     with pytest.raises(StateConflict) as refused:
-        rules.require_unchanged(seen, current)
+        require_unchanged(seen, current)
     assert str(refused.value) == (
         "another call changed the session first: status active -> paused; current_phase 1 -> 2; "
         "completed_phases [] -> [1]; 1 more error, last: no; artifacts changed; checkpoint changed"
@@ -285,13 +291,13 @@ def test_a_change_in_between_is_told() -> None:
 
 
 def test_a_retry_in_between_is_told() -> None:
-    assert rules.describe_change(started(), rules.retry(started(), 1, now=at(1))) == "phase 1 is at attempt 2"
+    assert describe_change(started(), rules.retry(started(), 1, now=at(1))) == "phase 1 is at attempt 2"
 
 
 def test_an_edit_by_hand_that_kept_the_revision_is_a_change_too() -> None:
     edited = msgspec.structs.replace(started(), target_file="b.py")
     with pytest.raises(StateConflict):
-        rules.require_unchanged(started(), edited)
+        require_unchanged(started(), edited)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +318,7 @@ def test_an_edit_by_hand_that_kept_the_revision_is_a_change_too() -> None:
 )
 def test_an_id_that_is_no_lower_case_uuid_is_refused(session_id: str) -> None:
     with pytest.raises(InvalidArgument, match="not a lower-case UUID"):
-        rules.check_session_id(session_id)
+        check_session_id(session_id)
 
 
 @pytest.mark.parametrize(
@@ -324,16 +330,16 @@ def test_a_session_outside_its_own_phases_cannot_be(changes: dict[str, int]) -> 
 
 
 def test_an_unknown_id_brings_close_ones_before_recent_ones() -> None:
-    def known(n: int, prefix: str) -> rules.Summary:
+    def known(n: int, prefix: str) -> Summary:
         session_id = f"{prefix}{n:0{8 - len(prefix)}x}{ID[8:]}"
         made = msgspec.structs.replace(started(), session_id=session_id, last_updated=at(n))
-        return rules.summarize(made)
+        return summarize(made)
 
     others = [known(n, "f") for n in range(10)]
     close = [known(n, "0b5f") for n in range(2)]
-    assert set(rules.suggest(ID, others + close)) == {s.session_id for s in close}
-    assert rules.suggest(ID, others) == tuple(s.session_id for s in others[:4:-1])
-    assert rules.suggest(ID, []) == ()
+    assert set(suggest(ID, others + close)) == {s.session_id for s in close}
+    assert suggest(ID, others) == tuple(s.session_id for s in others[:4:-1])
+    assert suggest(ID, []) == ()
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(sorted(BECOMES)), st.integers(-1, 5)), max_size=40)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpkeep.protocol.workflow import session as rules
+from mcpkeep.protocol.workflow import transition as rules
 from mcpkeep.protocol.workflow.refusal import InvalidArgument
 from mcpkeep.protocol.workflow.session import (
     Checkpoint,

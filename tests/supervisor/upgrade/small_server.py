@@ -3,14 +3,19 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
+
 from mcpkeep.protocol.upgrade.release import Release
+from mcpkeep.supervisor.sweep import carriers
 from mcpkeep.supervisor.upgrade.layout import Layout
 
-__all__ = ["SESSION", "Installation", "make_installation"]
+__all__ = ["SESSION", "Installation", "make_installation", "mark"]
 
 SESSION = "0f0e0d0c-1111-4222-8333-444455556666"
 
@@ -173,3 +178,17 @@ def make_installation(folder: Path) -> Installation:
     (venv / "python").symlink_to(sys.executable)
     (made.folder / "venv").symlink_to(Path("..", "..", "venvs", "v"))
     return made
+
+
+def mark() -> Iterator[str]:
+    """The mark of all that a test starts; nothing that carries it may be left."""
+    mark = uuid.uuid4().hex
+    yield mark
+    assert anyio.run(_left, mark) == []
+
+
+async def _left(mark: str) -> list[int]:
+    with anyio.move_on_after(5):
+        while carriers(mark):
+            await anyio.lowlevel.checkpoint()
+    return carriers(mark)

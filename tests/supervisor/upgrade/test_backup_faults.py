@@ -19,7 +19,7 @@ from mcpkeep.supervisor.durable import FileCalls, OsCalls, make_folders, write_d
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.copying import walk
 from mcpkeep.supervisor.upgrade.layout import Layout
-from tests.faults import Faults
+from tests.faults import CountedCalls, Faults, Killed, Kills
 from tests.powerloss import Recorder, crashes
 
 NOW = datetime(2026, 1, 31, 10, 15, tzinfo=UTC)
@@ -95,24 +95,10 @@ class Workspace:
         return names
 
 
-class Killed(BaseException):
-    """The process is gone: nothing that follows touches the disk."""
-
-
-class Kills(Faults):
-    """Real calls up to number `fail_at`, and none from there on."""
-
-    def _count(self) -> None:
-        n, self.made = self.made, self.made + 1
-        if n >= self.fail_at:
-            raise Killed
-
-
-def counted(tmp_path: Path, work: Callable[[Workspace, FileCalls], None]) -> int:
+def counted(tmp_path: Path, work: Callable[[Workspace, FileCalls], None], calls: CountedCalls) -> int:
     """How many calls the work makes."""
     root = tmp_path / "count"
     root.mkdir()
-    calls = Faults(-1, 0)
     work(Workspace.make(root), calls)
     return calls.made
 
@@ -129,7 +115,7 @@ def test_a_backup_that_fails_anywhere_is_refused_and_never_listed(
     tmp_path: Path, code: int, from_then_on: bool
 ) -> None:
     refused = 0
-    for n in range(counted(tmp_path, Workspace.create)):
+    for n in range(counted(tmp_path, Workspace.create, Faults(-1, 0))):
         workspace = fresh(tmp_path, n)
         try:
             workspace.create(Faults(n, code, from_then_on))
@@ -147,10 +133,10 @@ def test_a_backup_that_fails_anywhere_is_refused_and_never_listed(
 
 
 def test_a_backup_that_is_killed_anywhere_is_whole_or_not_listed(tmp_path: Path) -> None:
-    for n in range(counted(tmp_path, Workspace.create)):
+    for n in range(counted(tmp_path, Workspace.create, Kills(10**9))):
         workspace = fresh(tmp_path, n)
         with pytest.raises(Killed):
-            workspace.create(Kills(n, 0))
+            workspace.create(Kills(n))
         assert set(workspace.listed()) >= {ID}
         workspace.create(OsCalls())
         assert len(workspace.listed()) >= 2
@@ -161,10 +147,10 @@ def test_a_removal_that_is_killed_anywhere_leaves_only_whole_backups_listed(tmp_
     def remove(workspace: Workspace, calls: FileCalls) -> None:
         workspace.store(calls).remove_old(0)
 
-    for n in range(counted(tmp_path, remove)):
+    for n in range(counted(tmp_path, remove, Kills(10**9))):
         workspace = fresh(tmp_path, n)
         with pytest.raises(Killed):
-            remove(workspace, Kills(n, 0))
+            remove(workspace, Kills(n))
         assert workspace.listed() == [ID] * (n == 0)
         remove(workspace, OsCalls())
         assert os.listdir(workspace.base / ".backups") == [".gitignore"]
@@ -179,7 +165,7 @@ def test_a_backup_that_cannot_be_removed_stays_and_is_said_to(tmp_path: Path) ->
 @pytest.mark.parametrize("code", CODES)
 def test_a_restore_that_fails_anywhere_leaves_old_or_new_and_loses_nothing(tmp_path: Path, code: int) -> None:
     states: set[bool] = set()
-    for n in range(counted(tmp_path, Workspace.restore)):
+    for n in range(counted(tmp_path, Workspace.restore, Faults(-1, 0))):
         workspace = fresh(tmp_path, n)
         calls = Faults(n, code)
         try:
@@ -193,14 +179,14 @@ def test_a_restore_that_fails_anywhere_leaves_old_or_new_and_loses_nothing(tmp_p
 
 def test_a_restore_that_is_killed_anywhere_is_finished_or_forgotten(tmp_path: Path) -> None:
     states: list[bool] = []
-    for n in range(counted(tmp_path, Workspace.restore)):
+    for n in range(counted(tmp_path, Workspace.restore, Kills(10**9))):
         workspace = fresh(tmp_path, n)
         with pytest.raises(Killed):
-            workspace.restore(Kills(n, 0))
+            workspace.restore(Kills(n))
         # The recovery is killed too, at each of its calls in turn.
         for m in count():
             try:
-                workspace.store(Kills(m, 0)).recover()
+                workspace.store(Kills(m)).recover()
             except Killed:
                 continue
             break

@@ -7,7 +7,7 @@ import pytest
 from mcpkeep.protocol.upgrade.plan import Case
 from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, renew_baseline, settle_baseline
-from tests.faults import Faults
+from tests.faults import Killed, Kills
 from tests.supervisor.upgrade.content_world import (
     SESSION,
     ContentWorld,
@@ -131,19 +131,6 @@ def test_where_no_change_renewed_it_the_baseline_stays(world: ContentWorld) -> N
     assert _which(world.layout.baseline) == "first"
 
 
-class Killed(BaseException):
-    pass
-
-
-class Killing(Faults):
-    """Nothing is called any more from number `fail_at` on."""
-
-    def _count(self) -> None:
-        n, self.made = self.made, self.made + 1
-        if n >= self.fail_at >= 0:
-            raise Killed
-
-
 def test_wherever_a_renewal_or_exchange_is_killed_doing_it_again_keeps_the_right_one(tmp_path: Path) -> None:
     def begin(root: Path) -> ContentWorld:
         world = ContentWorld(root, SPECS[:1])
@@ -158,7 +145,7 @@ def test_wherever_a_renewal_or_exchange_is_killed_doing_it_again_keeps_the_right
     def back(world: ContentWorld, calls: FileCalls) -> None:
         exchange_baseline(world.layout, "back", ["one", "two"], calls=calls)
 
-    counting = [Killing(fail_at=-1, code=0), Killing(fail_at=-1, code=0)]
+    counting = [Kills(10**9), Kills(10**9)]
     world = begin(tmp_path / "count")
     work(world, counting[0])
     back(world, counting[1])
@@ -168,13 +155,13 @@ def test_wherever_a_renewal_or_exchange_is_killed_doing_it_again_keeps_the_right
         (world.layout.change("two") / "baseline/which").write_text("second")
         if n < counting[0].made:
             with pytest.raises(Killed):
-                work(world, Killing(fail_at=n, code=0))
-        work(world, Killing(fail_at=-1, code=0))
+                work(world, Kills(n))
+        work(world, Kills(10**9))
         assert _which(world.layout.change("one") / "baseline") == "first"
         newer = _files(world.layout.baseline)
         if n >= counting[0].made:
             with pytest.raises(Killed):
-                back(world, Killing(fail_at=n - counting[0].made, code=0))
-        back(world, Killing(fail_at=-1, code=0))
+                back(world, Kills(n - counting[0].made))
+        back(world, Kills(10**9))
         assert _which(world.layout.baseline) == "first"
         assert _files(world.layout.change("back") / "baseline") == newer

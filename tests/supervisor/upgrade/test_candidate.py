@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.supervisor.loop import new_loop
 from mcpkeep.supervisor.sweep import carriers
 from mcpkeep.supervisor.upgrade.candidate import StagedCandidates
-from tests.supervisor.upgrade.small_server import SESSION, Installation, make_installation
+from tests.supervisor.upgrade.small_server import SESSION, Installation, make_installation, mark
 
 pytestmark = pytest.mark.anyio
 
@@ -45,17 +44,7 @@ def made(tmp_path: Path) -> Installation:
 
 @pytest.fixture
 def run_id() -> Iterator[str]:
-    """The mark of all that the test starts; nothing that carries it may be left."""
-    mark = uuid.uuid4().hex
-    yield mark
-    assert anyio.run(_left, mark) == []
-
-
-async def _left(mark: str) -> list[int]:
-    with anyio.move_on_after(5):
-        while carriers(mark):
-            await anyio.lowlevel.checkpoint()
-    return carriers(mark)
+    yield from mark()
 
 
 async def prove(

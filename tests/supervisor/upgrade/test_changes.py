@@ -38,7 +38,7 @@ def test_a_change_brings_in_the_new_version_whole(tmp_path: Path) -> None:
     world = build(tmp_path)
     assert upgrade(world) == ()
     assert live(world) == {**version("new"), ".upgrade-lock": live(world)[".upgrade-lock"]}
-    [record] = world.changes.records()
+    [record] = world.changes.made.records()
     assert (record.from_release, record.to_release, record.swapped_index) == ("old", "new", True)
 
 
@@ -50,7 +50,7 @@ def test_undo_brings_back_the_old_version_and_staging_so_that_it_can_be_done_aga
         assert world.changes.undo(SESSION) == ()
         world.lock.let_go()
         assert whole(world) == "old"
-        assert world.changes.records() == ()
+        assert world.changes.made.records() == ()
         for path, data in NEW.items():
             assert (world.layout.staged(SESSION) / path).read_bytes() == data
 
@@ -84,7 +84,7 @@ def test_an_edit_between_plan_and_swap_stays_and_the_new_version_is_put_aside(
     assert world.changes.swap_rest(order(world)) == (A,)
     assert (world.base / A).read_bytes() == EDIT
     assert (world.base / LATE / A).read_bytes() == NEW[A]
-    [record] = world.changes.records()
+    [record] = world.changes.made.records()
     assert A not in record.files
     assert world.changes.undo(SESSION) == ()
     assert live(world) == {**version("old"), A: EDIT}
@@ -125,8 +125,8 @@ def test_a_rollback_merges_what_was_edited_since_and_can_itself_be_rolled_back(t
     assert world.layout.current_release() == "new"
     back(world, "s-4", "old")
     assert world.layout.current_release() == "old"
-    world.changes.prune(("nothing",))
-    assert world.changes.records() == ()
+    world.changes.made.prune(("nothing",))
+    assert world.changes.made.records() == ()
 
 
 def test_where_a_rollback_overlaps_an_edit_the_users_stays_and_the_restored_one_is_put_aside(

@@ -162,7 +162,9 @@ def mcpkeep(folder: Path, *words: str, **variables: str) -> "subprocess.Complete
 # Without a running mcpkeep
 
 
-def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_can_be_taken_back(world: World) -> None:
+def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and_can_be_taken_back(
+    world: World,
+) -> None:
     make_conflict(world)
     before = content_of(world)
     source = ("--source", str(world.source))
@@ -182,28 +184,31 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_can_be_taken_ba
     assert again.returncode == 0
     assert again.stdout.startswith("nothing to upgrade: v2.0.0 (") and "as release " in again.stdout
 
+    backup = require_records(world)
     back = run_mcpkeep(world, "rollback", "--json")
     assert (back.returncode, decoded(back)["to_release"]) == (0, "adopted")
     assert content_of(world) == before
     assert live_processes(world) == []
+    require_damage_found(world, backup)
 
 
-def test_the_record_of_an_upgrade_can_be_looked_at_and_a_damaged_backup_is_named(world: World) -> None:
-    make_conflict(world)
-    done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes", "--json")
-    upgrade = decoded(done)
-    assert (done.returncode, upgrade["from_version"], upgrade["to_version"]) == (0, "v1.1.0", "v2.0.0")
-    assert "Look at it before" in (world.base / GIT_SAFETY).read_text()
-
+def require_records(world: World) -> str:
+    """The backup and the report of its one upgrade can be looked at; the backup."""
     listed = run_mcpkeep(world, "backups").stdout
     (backup,) = [path.name for path in (world.base / ".backups").iterdir() if path.is_dir()]
-    assert backup in listed and f"release {upgrade['to_release']}  current\n" in listed
+    release = (world.base / ".mcpkeep" / "current").readlink().name
+    assert backup in listed and f"release {release}  current\n" in listed
     report = run_mcpkeep(world, "report").stdout
     assert report.startswith("# Upgrade to v2.0.0\n") and "| version | `v1.1.0` | `v2.0.0` |" in report
-    assert f"1 upgrade so far; 100% of them stand\nthis report: {upgrade['summary']}\n" in report
-
+    (summary,) = (world.base / ".cache").glob("upgrade-summary-*.md")
+    told = f"1 upgrade so far; 100% of them stand\nthis report: {summary.relative_to(world.workspace)}\n"
+    assert told in report
     whole = run_mcpkeep(world, "verify", backup)
     assert (whole.returncode, "  whole  " in whole.stdout) == (0, True)
+    return backup
+
+
+def require_damage_found(world: World, backup: str) -> None:
     (world.base / ".backups" / backup / GIT_SAFETY).write_text("damaged")
     damaged = run_mcpkeep(world, "verify")
     assert (damaged.returncode, f"  differs: {GIT_SAFETY}\n" in damaged.stdout) == (1, True)

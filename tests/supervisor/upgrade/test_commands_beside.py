@@ -36,12 +36,21 @@ def world(tmp_path: Path) -> World:
 async def test_with_a_running_mcpkeep_the_commands_go_through_it_and_the_session_goes_on(
     world: World,
 ) -> None:
+    edited = world.base / "standards" / "universal" / "ai-safety" / "git-safety.md"
+    edited.write_text(edited.read_text().replace("Look at the diff before", "Look at it before"))
     before = content_of(world)
     source = ("--source", str(world.source))
     async with session_in(world) as session, Traffic(session).flowing() as traffic:
         old = await session.server()
         done = await anyio.to_thread.run_sync(run_mcpkeep, world, "upgrade", *source, "--yes", "--json")
-        assert (done.returncode, json.loads(done.stdout)["type"]) == (0, "upgrade.done"), done.stderr
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["type"], answer["from_version"], answer["to_version"]) == (
+            "upgrade.done",
+            "v1.1.0",
+            "v2.0.0",
+        )
+        assert "Look at it before" in edited.read_text(), "with --yes a file in conflict is kept"
         assert "moving requests over" in done.stderr
         new = await traffic.until_answered_by(lambda pid: pid != old)
         await session.until_changed(1)

@@ -1,11 +1,8 @@
 """The live workspace's server, started from a terminal's command: real processes on a real workspace."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
-import anyio.lowlevel
 import msgspec
 import psutil
 import pytest
@@ -14,9 +11,8 @@ from mcpkeep.actors.upgrade_world import LiveServer
 from mcpkeep.protocol.upgrade.failure import ServerEnded, UpgradeFailed
 from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.protocol.upgrade.smoke import value_of
-from mcpkeep.supervisor.sweep import carriers
 from mcpkeep.supervisor.upgrade.direct import DirectServer
-from tests.supervisor.upgrade.small_server import Installation, make_installation
+from tests.supervisor.upgrade.small_server import Installation, make_installation, mark
 
 pytestmark = pytest.mark.anyio
 
@@ -36,17 +32,7 @@ def made(tmp_path: Path) -> Installation:
 
 @pytest.fixture
 def run_id() -> Iterator[str]:
-    """The mark of all that the test starts; nothing that carries it may be left."""
-    mark = uuid.uuid4().hex
-    yield mark
-    assert anyio.run(_left, mark) == []
-
-
-async def _left(mark: str) -> list[int]:
-    with anyio.move_on_after(5):
-        while carriers(mark):
-            await anyio.lowlevel.checkpoint()
-    return carriers(mark)
+    yield from mark()
 
 
 def server_of(made: Installation, run_id: str) -> DirectServer:

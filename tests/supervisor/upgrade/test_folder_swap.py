@@ -12,9 +12,8 @@ import pytest
 from mcpkeep.protocol.upgrade.step import SwapFolder
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.folder_swap import swap, swap_back
-from tests.faults import Faults
+from tests.faults import Faults, Killed, Kills
 from tests.powerloss import Recorder, crashes
-from tests.small_installation import Killed, Kills
 
 STEP = SwapFolder("live/index", "staged/index", "kept/index")
 Act = Callable[[SwapFolder, Path, FileCalls], object]

@@ -19,6 +19,7 @@ from mcpkeep.supervisor.upgrade.index import (
     is_current,
     lack_of,
     stamp_build_time,
+    unindexed,
 )
 
 BUILT = datetime(2026, 1, 1, 12, 0, 0)
@@ -163,6 +164,19 @@ def test_without_readable_metadata_there_is_no_index(base: Path, metadata: bytes
         (index / "metadata.json").write_bytes(metadata)
     assert lack_of(base) is None
     assert not is_current(base)
+
+
+def test_what_was_edited_since_it_was_staged_is_not_indexed_there(base: Path, tmp_path: Path) -> None:
+    staged = tmp_path / "staged"
+    shutil.copytree(base, staged)
+    assert unindexed(base, staged, besides=set()) == ()
+    os.utime(base / "standards/a.md", ns=(1, 1_700_000_001_000_000_000))
+    (base / "standards/new.md").write_text("new")
+    (base / "standards/deep/b ü.md").unlink()
+    (base / "standards/notes.txt").write_text("never indexed")
+    changed = ("standards/a.md", "standards/deep/b ü.md", "standards/new.md")
+    assert unindexed(base, staged, besides={None}) == changed
+    assert unindexed(base, staged, besides={"standards/a.md"}) == changed[1:]
 
 
 def test_an_unfinished_index_is_dropped_and_a_finished_one_stays(base: Path) -> None:

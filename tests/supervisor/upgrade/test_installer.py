@@ -24,7 +24,6 @@ from mcpkeep.protocol.upgrade.release import (
     release_id_of,
 )
 from mcpkeep.protocol.upgrade.requirements import PythonFacts
-from mcpkeep.supervisor.durable import OsCalls
 from mcpkeep.supervisor.upgrade import release_store
 from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.command import Stopper
@@ -34,7 +33,7 @@ from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.release_check import check_release
 from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids
 from mcpkeep.supervisor.upgrade.venv import read_venv_record
-from tests.faults import Faults
+from tests.faults import CountedCalls, Faults
 from tests.supervisor.upgrade.installation import World, make_venv, make_world, nothing, order, write_code
 
 
@@ -401,58 +400,17 @@ def test_the_installed_version_is_what_the_file_names(text: str, version: str) -
 # Killed and broken
 
 
-class Killed(OsCalls):
+class Ends(CountedCalls):
     """The process ends before call number `at`, as by SIGKILL: nothing of its clean-up runs."""
 
     def __init__(self, at: int | None, exchanges: bool = True) -> None:
         self.at = at
         self.exchanges = exchanges
-        self.made = 0
 
     def _count(self) -> None:
         if self.made == self.at:
             os._exit(9)
-        self.made += 1
-
-    def create(self, path: Path) -> int:
-        self._count()
-        return super().create(path)
-
-    def write(self, fd: int, data: bytes | memoryview) -> int:
-        self._count()
-        return super().write(fd, data)
-
-    def fsync(self, fd: int) -> None:
-        """Not done: this is about the process, not the disk."""
-
-    def fsync_folder(self, path: Path) -> None:
-        return
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._count()
-        super().rename(source, target)
-
-    def exchange(self, one: Path, other: Path) -> None:
-        if not self.exchanges:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._count()
-        super().exchange(one, other)
-
-    def link(self, source: Path, target: Path) -> None:
-        self._count()
-        super().link(source, target)
-
-    def symlink(self, text: str, path: Path) -> None:
-        self._count()
-        super().symlink(text, path)
-
-    def unlink(self, path: Path) -> None:
-        self._count()
-        super().unlink(path)
-
-    def mkdir(self, path: Path) -> None:
-        self._count()
-        super().mkdir(path)
+        super()._count()
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -497,7 +455,7 @@ def tree(layout: Layout) -> dict[str, str]:
 def test_adoption_killed_before_any_call_leaves_a_venv_after_repair_and_is_finished_by_the_next(
     world: World, tmp_path: Path, exchanges: bool
 ) -> None:
-    counting = Killed(None, exchanges)
+    counting = Ends(None, exchanges)
     whole = small(tmp_path / "whole")
     adopt(world.installer(whole, calls=counting))
     expected = tree(whole)
@@ -505,7 +463,7 @@ def test_adoption_killed_before_any_call_leaves_a_venv_after_repair_and_is_finis
     gaps = 0
     for at in range(counting.made):
         layout = small(tmp_path / str(at))
-        installer = world.installer(layout, calls=Killed(at, exchanges))
+        installer = world.installer(layout, calls=Ends(at, exchanges))
         assert in_child(lambda installer=installer: adopt(installer)) == 9  # type: ignore[misc]
         gaps += not os.path.lexists(layout.venv)
         repair_venv(layout)
@@ -521,9 +479,9 @@ def test_repair_killed_before_its_call_is_repaired_by_the_next(world: World, tmp
     at, layout = 0, small(tmp_path / "0")
     while os.path.lexists(layout.venv):  # until it is killed in the gap
         at, layout = at + 1, small(tmp_path / str(at + 1))
-        installer = world.installer(layout, calls=Killed(at, exchanges=False))
+        installer = world.installer(layout, calls=Ends(at, exchanges=False))
         assert in_child(lambda installer=installer: adopt(installer)) == 9  # type: ignore[misc]
-    assert in_child(lambda: repair_venv(layout, calls=Killed(0))) == 9
+    assert in_child(lambda: repair_venv(layout, calls=Ends(0))) == 9
     assert not os.path.lexists(layout.venv)
     assert repair_venv(layout)
     assert (layout.venv / "bin" / "python").exists()
@@ -575,11 +533,11 @@ def test_a_release_killed_before_any_call_is_no_release_and_is_made_again(
     (code / "mcp_server").mkdir(parents=True)
     (code / "mcp_server" / "__main__.py").write_text("new")
     (code / "mcp_server" / "requirements.txt").write_text("")
-    counting = Killed(None)
+    counting = Ends(None)
     make(world.installer(layout, calls=counting), order(code))
     world.installer(layout).prune((), stopper=Stopper(), progress=nothing)
     for at in range(counting.made):
-        installer = world.installer(layout, calls=Killed(at))
+        installer = world.installer(layout, calls=Ends(at))
         assert in_child(lambda installer=installer: make(installer, order(code))) == 9  # type: ignore[misc]
         assert release_ids(layout) == ("adopted",), at
     made = make(world.installer(layout), order(code)).release

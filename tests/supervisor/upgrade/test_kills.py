@@ -56,7 +56,7 @@ def assert_settled(world: World) -> str:
     assert not anything_pending(str(world.layout.workspace))
     assert world.journals.open() == ()
     which = whole(world)
-    records = world.changes.records()
+    records = world.changes.made.records()
     assert (records[-1].to_release if records else "old") == which
     for change in at.changes.iterdir() if at.changes.exists() else ():
         assert (change / "change.json").exists()

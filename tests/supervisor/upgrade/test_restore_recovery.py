@@ -38,7 +38,7 @@ def restore(world: World, backup_id: str) -> None:
     backups = BackupFiles(world.layout, calls=world.calls)
     done = backups.restore(backup_id, BACK, check=lambda: None)
     world.commit(plan_restored(world.changes, BACK, "old", done.carried_over))
-    world.changes.forget()
+    world.changes.made.forget()
     world.append(BACK, Ended("completed", world.now()))
     world.lock.let_go()
 
@@ -51,7 +51,7 @@ def assert_restored(world: World) -> None:
             del found[folder]
     assert found == wanted
     assert world.layout.current_release() == "old"
-    assert world.changes.records() == ()
+    assert world.changes.made.records() == ()
     assert world.journals.open() == ()
 
 

@@ -1,13 +1,20 @@
 """What phase 0 says of an installation: everything that is wrong with it at once, and what to do."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from mcpkeep.protocol.upgrade.facts import TargetFacts
+from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts, space_needed
+from mcpkeep.supervisor.upgrade.cache import Cache
+from mcpkeep.supervisor.upgrade.command import Stopper
+from mcpkeep.supervisor.upgrade.git import run_git
+from mcpkeep.supervisor.upgrade.installer import Installer
 from mcpkeep.supervisor.upgrade.layout import find_installation
+from mcpkeep.supervisor.upgrade.source import inspect_source
 from mcpkeep.supervisor.upgrade.target import InstalledTarget
 from tests.praxis import World, world_in
 
@@ -37,21 +44,43 @@ async def test_an_installation_as_upstream_leaves_it_can_be_upgraded(tmp_path: P
     assert (facts.current_release, facts.releases) == (None, ())
 
 
-async def test_a_disk_that_is_too_small_is_told_with_both_sizes(tmp_path: Path) -> None:
+async def test_the_venv_counts_only_where_the_source_asks_for_other_packages(tmp_path: Path) -> None:
     world = world_in(tmp_path)
-    needed = (await facts_of(world)).bytes_required
-    assert (await facts_of(world, free=needed)).structure_valid
-    facts = await facts_of(world, free=needed - 1)
-    assert "not enough disk space" in said(facts) and "free" in facts.problems[0].remedy
+    facts = await facts_of(world, free=1)
+    assert (facts.bytes_available, facts.content_bytes > 0, facts.venv_bytes > 0) == (1, True, True)
+
+    def source() -> SourceFacts:
+        return inspect_source(
+            str(world.source), require_signed=False, workspace=world.workspace, cache=Cache(tmp_path / "c")
+        )
+
+    assert space_needed(source(), facts, code=True).venv == facts.venv_bytes
+    assert space_needed(source(), facts, code=False).venv == 0
+    run_git(world.source, "checkout", "--quiet", "v1.1.0")
+    assert space_needed(source(), facts, code=True).venv == 0
+    layout = find_installation(world.workspace)
+    assert layout is not None
+    release = (
+        Installer(layout, environ=world.environment).adopt(stopper=Stopper(), progress=lambda _: None).release
+    )
+    # What the installer itself compares.
+    assert source().requirements_sha256 == release.requirements_sha256 == facts.requirements_sha256
+
+
+async def test_requirements_that_cannot_be_read_are_no_reason_to_stop(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / "mcp_server" / "requirements.txt").write_text("-r ../../elsewhere.txt\n")
+    facts = await facts_of(world)
+    assert (facts.requirements_sha256, facts.problems) == (None, ())
 
 
 async def test_a_package_that_came_meanwhile_is_counted(tmp_path: Path) -> None:
     world = world_in(tmp_path)
-    needed = (await facts_of(world)).bytes_required
+    needed = (await facts_of(world)).venv_bytes
     package = next((world.base / "venv").glob("lib/python*/site-packages")) / "weighty"
     package.mkdir()
     (package / "data").write_bytes(b"x" * 100_000)
-    assert (await facts_of(world)).bytes_required >= needed + 100_000
+    assert (await facts_of(world)).venv_bytes >= needed + 100_000
 
 
 async def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
@@ -80,12 +109,13 @@ async def test_a_folder_whose_name_would_end_a_search_path_is_refused(tmp_path: 
 @pytest.fixture
 def other_device(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system, where one is at hand."""
-    folder = Path("/dev/shm", f"mcpkeep-{tmp_path.name}")
-    if not folder.parent.is_dir() or folder.parent.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system at hand")
-    folder.mkdir()
-    yield folder
-    folder.rmdir()
+    here = tmp_path.stat().st_dev
+    for parent in map(Path, ("/dev/shm", "/tmp", "/var/tmp")):
+        if parent.is_dir() and parent.stat().st_dev != here and os.access(parent, os.W_OK):
+            with TemporaryDirectory(dir=parent, prefix="mcpkeep-") as folder:
+                yield Path(folder)
+            return
+    pytest.skip("there is no second file system at hand")
 
 
 async def test_a_part_on_another_device_is_refused_by_name(tmp_path: Path, other_device: Path) -> None:

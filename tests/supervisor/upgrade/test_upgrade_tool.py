@@ -175,9 +175,9 @@ def serve(world: World) -> rpc.Client:
 def begin_upgrade(client: rpc.Client, world: World, step: str) -> None:
     """Have the tool upgrade, and wait until it is at that step."""
     client.initialize()
-    client.begin("mcpkeep", action="upgrade", source_path=str(world.source))
-    while not (work := client.keep("status")["upgrade"]["under_way"]) or step not in work["step"]:
-        pass
+    asked = {"action": "upgrade", "source_path": str(world.source)}
+    client.request("tools/call", {"name": "mcpkeep", "arguments": asked, "_meta": {"progressToken": 1}})
+    client.wait_for(lambda: any(step in told["message"] for told in client.notified("progress")), step)
 
 
 async def told(world: World, text: str) -> tuple[str, dict[str, Any]]:
@@ -189,7 +189,7 @@ async def told(world: World, text: str) -> tuple[str, dict[str, Any]]:
 
 async def test_an_upgrade_whose_client_left_is_finished_and_the_next_one_told(world: World) -> None:
     with serve(world) as client:
-        begin_upgrade(client, world, "")
+        begin_upgrade(client, world, "phase 0")
         client.close_stdin()
         assert client.wait_until_ended() == 0
     notice, status = await told(world, "after the client had left")

@@ -14,14 +14,8 @@ from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.protocol.upgrade.requirements import PythonFacts, Requirements, read_requirements
 from mcpkeep.supervisor.upgrade.command import Stopped, Stopper, run_command
 from mcpkeep.supervisor.upgrade.python import ask_python, own_base, runs_from, venv_python
-from mcpkeep.supervisor.upgrade.venv import (
-    COMPLETE,
-    BuiltVenv,
-    Venvs,
-    folder_bytes,
-    read_venv_record,
-    remove_tree,
-)
+from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.venv import COMPLETE, BuiltVenv, Venvs, folder_bytes, read_venv_record
 from tests.supervisor.upgrade.installation import World, make_venv, make_world
 from tests.wheels import make_wheel, sha256_of
 
