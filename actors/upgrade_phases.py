@@ -28,7 +28,17 @@ from mcpkeep.protocol.upgrade.release import (
 from mcpkeep.protocol.upgrade.request import ConflictsUndecided
 from mcpkeep.protocol.upgrade.size import show_size
 
-__all__ = ["BACKUP_LIMIT", "Context", "Undecided", "check", "merge", "move_to", "prepare", "settle"]
+__all__ = [
+    "BACKUP_LIMIT",
+    "Context",
+    "Undecided",
+    "check",
+    "check_again",
+    "merge",
+    "move_to",
+    "prepare",
+    "settle",
+]
 
 BACKUP_LIMIT = 3600.0
 """Seconds for a backup of whatever size on whatever disk."""
@@ -80,8 +90,13 @@ async def check(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
     return evidence, source
 
 
-def _quiet(_step: str) -> None:
-    return
+async def check_again(context: Context) -> tuple[Phase0Evidence, SourceFacts]:
+    """The same, without its steps being told again."""
+
+    def tell_nobody(_step: str) -> None:
+        return
+
+    return await check(context._replace(step=tell_nobody))
 
 
 def _preflight(source: SourceFacts, target: TargetFacts, needed: int, *, free: bool) -> Phase0Evidence:
@@ -101,7 +116,7 @@ def _preflight(source: SourceFacts, target: TargetFacts, needed: int, *, free: b
 async def prepare(context: Context) -> tuple[Phase1Evidence, Prepared]:
     """Phase 1: backup, verified; the release of what is there; the new release with its venv."""
     world, session_id = context.world, context.session_id
-    _, source = await check(context._replace(step=_quiet))
+    _, source = await check_again(context)
     context.step("recording the running version as a release")
     adopted = await _install(context, AdoptRelease(session_id))
     former = adopted.release

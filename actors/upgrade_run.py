@@ -9,7 +9,7 @@ import msgspec
 
 from mcpkeep.actors.upgrade_commit import show_time, switch, validate
 from mcpkeep.actors.upgrade_conclude import conclude, prune
-from mcpkeep.actors.upgrade_phases import Context, check, merge, prepare, settle
+from mcpkeep.actors.upgrade_phases import Context, check, check_again, merge, prepare, settle
 from mcpkeep.actors.upgrade_rollback import roll_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
@@ -83,7 +83,7 @@ class UpgradeRun:
         check of phase 0 fails.
         """
         self.context.step("making sure that the plan still holds")
-        _, source = await check(self.context._replace(step=_quiet))
+        _, source = await check_again(self.context)
         options = self.context.options
         plan = await self._world.contents.plan(source, content=options.content, code=options.code)
         if plan_id is not None and plan.plan_id != plan_id:
@@ -281,10 +281,6 @@ class UpgradeRun:
             by=state.begun.by,
             strict=self._agent_led,
         )
-
-
-def _quiet(_step: str) -> None:
-    """For what was told before."""
 
 
 def _product(state: JournalState, phase: int, kind: type[Product]) -> Product:

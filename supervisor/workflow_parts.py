@@ -14,6 +14,7 @@ import anyio
 from mcpkeep.actors.phase_runs import PhaseRunner, PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.actors.workflow_tool import WorkflowTool
+from mcpkeep.protocol.bases import BASES
 from mcpkeep.protocol.workflow.session import Status
 from mcpkeep.supervisor.catalog import WorkspaceCatalog, WorkspaceShelf
 from mcpkeep.supervisor.session_store import SessionFiles
@@ -24,12 +25,10 @@ __all__ = ["WorkflowParts", "sessions_folder"]
 SETTLE_LIMIT = 5.0
 """Seconds for what a phase came to, to become part of its session."""
 
-_BASES = (".praxis-os", ".agent-os")
-
 
 def sessions_folder(workspace: str, state_dir: str | None) -> Path:
     """Where the sessions are: with prAxIs OS, or else in the user's state folder, `state_dir`."""
-    for base in _BASES:
+    for base in BASES:
         if os.path.isdir(os.path.join(workspace, base)):
             return Path(workspace, base, "state", "workflows")
     if state_dir is not None:
@@ -53,7 +52,7 @@ class WorkflowParts:
         self._files = SessionFiles(
             sessions_folder(workspace, state_dir),
             who=who,
-            older=[Path(workspace, base, ".cache", "state") for base in _BASES],
+            older=[Path(workspace, base, ".cache", "state") for base in BASES],
         )
         self._sessions = SessionActor(
             store=ThreadedSessionStore(self._files),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mcpkeep.protocol.arguments import module_words
+from mcpkeep.protocol.bases import BASES
 from mcpkeep.protocol.errors import ConfigError
 
 __all__ = [
@@ -24,8 +25,7 @@ __all__ = [
     "server_words",
 ]
 
-_BASES = (".praxis-os", ".agent-os")
-_MARKERS = (*_BASES, "mcpkeep.toml")
+_MARKERS = (*BASES, "mcpkeep.toml")
 
 
 class KnownServer(NamedTuple):
@@ -85,7 +85,7 @@ def make_state_folder(
     `.mcpkeep` (with a .gitignore in it) in the workspace's `.praxis-os` or `.agent-os`; else one
     in the user's state folder that is named after the workspace, so that other projects get no droppings.
     """
-    bases = [os.path.join(workspace, base) for base in _BASES] if workspace is not None else []
+    bases = [os.path.join(workspace, base) for base in BASES] if workspace is not None else []
     inside = next((base for base in bases if os.path.isdir(base)), None)
     if inside is not None:
         path = os.path.join(inside, ".mcpkeep")
@@ -113,7 +113,7 @@ def recognise_server(workspace: str) -> KnownServer | None:
 
     It runs from the current release, where an upgrade has made one, and else from the live folder.
     """
-    for base in _BASES:
+    for base in BASES:
         root = os.path.join(workspace, base)
         current = os.path.join(root, ".mcpkeep", "current")
         warning: str | None = None
@@ -157,7 +157,7 @@ def server_words(folder: str, arguments: Sequence[str] = ()) -> tuple[str, ...] 
 
 def find_base(workspace: str) -> str | None:
     """The folder of the prAxIs OS installation in the workspace, if there is one."""
-    return next((base for name in _BASES if os.path.isdir(base := os.path.join(workspace, name))), None)
+    return next((base for name in BASES if os.path.isdir(base := os.path.join(workspace, name))), None)
 
 
 def clear_index(base: str) -> None:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from mcpkeep.protocol.bases import BASES
+
 __all__ = [
     "BACKUPS",
     "BASES",
@@ -19,9 +21,6 @@ __all__ = [
     "VENV",
     "Part",
 ]
-
-BASES = (".praxis-os", ".agent-os")
-"""The names of an installation's folder, newest first."""
 
 OWN = ".mcpkeep"
 BACKUPS = ".backups"

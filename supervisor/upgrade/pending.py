@@ -1,15 +1,15 @@
-"""Whether an upgrade left anything to recover. Asked on every start, before the child: no imports."""
+"""Whether an upgrade left anything to recover. Asked on every start, before the child: it imports little."""
 
 import os
 from typing import TYPE_CHECKING
+
+from mcpkeep.protocol.bases import BASES
 
 if TYPE_CHECKING:
     from mcpkeep.supervisor.upgrade.startup import Started
 
 __all__ = ["anything_pending", "make_ready"]
 
-# What it costs with nothing there: three failed listings, some 30 microseconds.
-_BASES = (".praxis-os", ".agent-os")
 _TAIL = 4096
 
 
@@ -27,8 +27,11 @@ def make_ready(workspace: str, base: str, release: str | None) -> "Started | Non
 
 
 def anything_pending(workspace: str) -> bool:
-    """Whether an unended journal, a lock, a staging workspace or half a record is there. Never raises."""
-    return any(_pending(f"{workspace}/{base}") for base in _BASES)
+    """Whether an unended journal, a lock, a staging workspace or half a record is there. Never raises.
+
+    It costs three failed listings, some 30 microseconds, with nothing there.
+    """
+    return any(_pending(f"{workspace}/{base}") for base in BASES)
 
 
 def _pending(base: str) -> bool:
