@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, assert_never
 
 import anyio
 
-from mcpkeep.actors.actor import Actor, Envelope
+from mcpkeep.actors.actor import Actor, AskTimedOut, Envelope
 from mcpkeep.actors.upgrade_desk import UpgradeDesk
 from mcpkeep.actors.upgrade_phases import Undecided
 from mcpkeep.actors.upgrade_rollback import RollbackFailed, roll_back
@@ -297,6 +297,8 @@ class UpgradeActor(Actor[UpgradeMessage]):
             return UpgradeFault(str(failed), failed.remediation, None, "rollback_failed", failed.details)
         except UpgradeFailed as failed:
             return Refused(str(failed), failed.remediation, failed.details)
+        except AskTimedOut as error:
+            return Refused(str(error), "look at the disk and the machine's load, and try again")
         except OSError as error:
             return Refused(
                 f"the system refused it: {error.strerror or error} ({error.filename!r})",

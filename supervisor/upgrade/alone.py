@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio.to_thread
 
 from mcpkeep.protocol.arguments import arguments_of
+from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.config import resolve
 from mcpkeep.protocol.upgrade.request import (
     LOOKS,
@@ -65,6 +66,11 @@ async def answer_alone(
             on_step("", sentence)
         for session_id in recovered.gone_back:
             await mark(session_id, GONE_BACK)
+
+    def tell(notify: Notify) -> None:
+        if notify.level != "info":  # such as each step, of which `on_step` hears
+            on_step("", notify.text)
+
     run_id = secrets.token_hex(16)
     watcher = Watcher(run_id)
     try:
@@ -81,7 +87,7 @@ async def answer_alone(
                 child_env=child_env,
                 recovered=said,
                 arguments=arguments,
-                notify=lambda notify: on_step("", notify.text),
+                notify=tell,
                 heard=lambda line: None,
                 mark_rolled_back=mark,
             ) as upgrade,

@@ -10,6 +10,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from mcpkeep.actors.actor import AskTimedOut
 from mcpkeep.actors.upgrade import UpgradeActor
 from mcpkeep.protocol.child import Notify
 from mcpkeep.protocol.question import Question
@@ -612,6 +613,15 @@ async def test_a_plan_that_is_another_by_now_is_refused() -> None:
         answer = await run.ask(RunUpgrade(OPTIONS, by="test", plan_id="plan-0"))
     assert isinstance(answer, Refused) and "'plan-0' is stale" in answer.reason
     require_untouched(fakes)
+
+
+async def test_a_part_that_takes_too_long_is_no_bug_of_mcpkeeps() -> None:
+    fakes = FakeWorld()
+    fakes.failing["backups.create"] = AskTimedOut("backup", 3600.0)
+    async with running(fakes) as run:
+        answer = await run.ask(RUN)
+    assert isinstance(answer, Refused) and "3600 s" in answer.reason and "disk" in answer.remedy
+    assert run.bugs == []
 
 
 async def test_files_that_changed_since_the_merge_fail_phase_3_before_anything_live_is_touched() -> None:

@@ -37,3 +37,4 @@ async def test_a_candidate_has_what_the_live_server_has(world: World) -> None:
 def test_so_has_the_server_that_a_command_starts(world: World) -> None:
     done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
     assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[-1] for line in done.stderr.splitlines() if "merging" in line] == ["merging"]
