@@ -103,7 +103,7 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
         clean=not changed,
         signed=signed,
         server_files=_server_files(tree),
-        requirements_sha256=_requirements(source, tree),
+        requirements_sha256=_requirements(source, facts.commit, tree, cache),
         problems=tuple(problems),
     )
 
@@ -189,7 +189,12 @@ def _has(tree: SourceTree, name: str) -> bool:
     return any(path.startswith(roots) for path in tree.files)
 
 
-def _requirements(source: Path, tree: SourceTree) -> str | None:
+def _requirements(source: Path, commit: str, tree: SourceTree, cache: Cache) -> str | None:
+    """The digest of what the commit's server requires; None where that cannot be read."""
+    key = f"requirements-{commit}"
+    kept = cache.read(key, str)
+    if kept is not None:
+        return kept
     with Blobs(source) as blobs:
 
         def read(path: str) -> str | None:
@@ -197,9 +202,11 @@ def _requirements(source: Path, tree: SourceTree) -> str | None:
             return None if version is None else blobs.read(version.oid).decode(errors="replace")
 
         try:
-            return read_requirements(REQUIREMENTS, read).sha256
+            digest = read_requirements(REQUIREMENTS, read).sha256
         except UpgradeFailed:
             return None
+    cache.write(key, digest)
+    return digest
 
 
 def _server_files(tree: SourceTree) -> dict[str, str]:
