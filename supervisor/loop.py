@@ -6,6 +6,8 @@ turns only when something of its own is due.
 """
 
 import asyncio
+import math
+import os
 import select
 import selectors
 import time
@@ -20,6 +22,13 @@ Args = TypeVarTuple("Args")
 HotCallback = Callable[[], object]
 _EVENTS = 16
 """Taken at once; the room for them is made anew for each wait."""
+
+_BUSY = 300e-6 if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1 else 0.0
+"""Seconds without blocking while messages follow one another as fast: to be woken costs more than the rest.
+
+Measured on two cores: calls of 100 B took 285 us each by blocking alone and 155 with this, direct ones 135.
+With longer pauses between messages it neither helps nor costs anything.
+"""
 
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLPRI
 _WRITE = select.POLLOUT | select.POLLHUP | select.POLLERR
@@ -37,6 +46,10 @@ class _HotSelector(selectors.DefaultSelector):
         self.writers: dict[int, HotCallback] = {}
         self._epoll = select.epoll()
         self._inner = self.fileno()
+        self._latest = -math.inf
+        """When a hot callback was called last."""
+        self._brisk = False
+        """It was called soon after the one before, so that the next is expected as soon."""
         self._epoll.register(self._inner, select.EPOLLIN)
 
     def watch(self, fd: int) -> None:
@@ -57,10 +70,14 @@ class _HotSelector(selectors.DefaultSelector):
         until = time.monotonic() + wait if wait > 0 else None
         while True:
             turn = wait == 0
-            for fd, mask in self._epoll.poll(wait, _EVENTS):
+            found = self._poll_busily() if self._brisk and not turn else []
+            for fd, mask in found or self._epoll.poll(wait, _EVENTS):
                 if fd == self._inner:
                     turn = True
                     continue
+                now = time.monotonic()
+                self._brisk = now - self._latest < _BUSY
+                self._latest = now
                 try:
                     if mask & _READ and (callback := self.readers.get(fd)) is not None:
                         callback()
@@ -74,6 +91,14 @@ class _HotSelector(selectors.DefaultSelector):
                 wait = until - time.monotonic()
                 if wait <= 0:
                     return super().select(0)
+
+    def _poll_busily(self) -> list[tuple[int, int]]:
+        """What comes next where that is soon; else nothing, and the next wait blocks."""
+        end = self._latest + _BUSY
+        while not (found := self._epoll.poll(0, _EVENTS)) and time.monotonic() < end:
+            os.sched_yield()  # whoever is to answer may need this processor
+        self._brisk = bool(found)
+        return found
 
     def close(self) -> None:
         self._epoll.close()
