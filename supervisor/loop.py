@@ -42,6 +42,7 @@ class _HotSelector(selectors.DefaultSelector):
         self.due = False
         """Something was scheduled since the wait began, so the loop has to turn."""
         self.failed: Callable[[Exception], None] = _raise
+        self.is_eager: Callable[[], bool] = lambda: True
         self.readers: dict[int, HotCallback] = {}
         self.writers: dict[int, HotCallback] = {}
         self._epoll = select.epoll()
@@ -70,7 +71,7 @@ class _HotSelector(selectors.DefaultSelector):
         until = time.monotonic() + wait if wait > 0 else None
         while True:
             turn = wait == 0
-            found = self._poll_busily() if self._brisk and not turn else []
+            found = self._poll_busily() if self._brisk and not turn and self.is_eager() else []
             for fd, mask in found or self._epoll.poll(wait, _EVENTS):
                 if fd == self._inner:
                     turn = True
@@ -128,6 +129,12 @@ class HotLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         self._hot.due = True
         return super().call_at(when, callback, *args, context=context)
+
+    def poll_busily_while(self, condition: Callable[[], bool]) -> None:
+        """Spend no time on looking for the next message but while this holds: where many are under way, those
+        that come meanwhile are taken together, which costs less than each as it comes.
+        """
+        self._hot.is_eager = condition
 
     def add_hot_reader(self, fd: int, callback: HotCallback) -> None:
         """Call back whenever `fd` can be read, until removed; `fd` is not to be watched otherwise."""

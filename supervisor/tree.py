@@ -1,5 +1,6 @@
 """The task tree of `mcpkeep run`: everything is made here, started in order, and stopped in reverse."""
 
+import asyncio
 import gc
 import logging
 import os
@@ -28,7 +29,7 @@ from mcpkeep.supervisor.app import VERSION
 from mcpkeep.supervisor.launch import Launch, launch
 from mcpkeep.supervisor.local import LocalHost
 from mcpkeep.supervisor.log import start_logging
-from mcpkeep.supervisor.loop import new_loop
+from mcpkeep.supervisor.loop import HotLoop, new_loop
 from mcpkeep.supervisor.options import RunOptions
 from mcpkeep.supervisor.process import Spawned
 from mcpkeep.supervisor.wire import FdWire
@@ -45,6 +46,9 @@ FINISH_LIMIT = 1.0
 
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
+
+_FEW_CALLS = 1
+"""In flight, up to which the next message is worth being looked for."""
 
 _log = logging.getLogger("mcpkeep")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -92,6 +96,10 @@ class _Tree:
             ),
             own_prefix=f"mcpkeep-{run_id[:12]}/",
         )
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, HotLoop):
+            table = self._relay.calls.table
+            loop.poll_busily_while(lambda: len(table) <= _FEW_CALLS)
         self._actor = RelayActor(
             self._relay,
             report=self._report,

@@ -99,7 +99,7 @@ async def test_a_question_is_answered_after_its_steps(tmp_path: Path) -> None:
 async def test_the_socket_is_its_owners_alone() -> None:
     with TemporaryDirectory() as folder:  # the path of a test's own may be too long for a socket
         own = Path(folder, "own")
-        own.mkdir(mode=0o755)
+        os.mkdir(own, 0o755)
         async with serving(socket_path(own)):
             modes = [stat.S_IMODE(os.lstat(each).st_mode) for each in (own, socket_path(own))]
     assert modes == [0o700, 0o600]

@@ -70,6 +70,13 @@ def test_messages_that_follow_at_once_are_found_without_blocking(monkeypatch: py
     assert len(blocking) <= 2 and len(watched.waits) >= 100
 
 
+def test_where_many_calls_are_under_way_each_message_is_waited_for() -> None:
+    with echoing(100, 0) as (loop, watched):
+        loop.poll_busily_while(lambda: False)
+        loop.run_forever()
+    assert len([wait for wait in watched.waits if wait != 0]) >= 99
+
+
 def test_messages_with_pauses_between_them_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "_BUSY", 1e-9)
     with echoing(20, 0.001) as (loop, watched):
