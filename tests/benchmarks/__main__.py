@@ -24,6 +24,7 @@ from tests.benchmarks.soak import run_soak, soak_table
 from tests.benchmarks.traffic import PATHS, measure_memory, measure_traffic, memory_table, traffic_table
 from tests.benchmarks.upgrade import upgrade_scale_table, upgrade_table
 from tests.benchmarks.workflow import workflow_calls_table, workflow_scale_table
+from tests.bytecode import compile_mcpkeep
 from tests.servers import fast_command
 
 BENCHMARKS = ("traffic", "memory", "start", "idle", "gap", "overlap", "workflow", "backup", "upgrade", "soak")
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
     for reason in reasons:
         print(reason, file=sys.stderr)
 
+    compile_mcpkeep()
     with TemporaryDirectory(prefix="mcpkeep-benchmark-") as folder:
         cwd = Path(folder)
         rounds, share = (2, 0.2) if quick else (7, 1.0)
