@@ -32,9 +32,10 @@ class Watched:
 @contextmanager
 def echoing(count: int, pause: float) -> Generator[tuple[HotLoop, Watched]]:
     """A loop that sends itself so many bytes, each so many seconds after the one before was read."""
-    loop = HotLoop()
-    watched = Watched(loop._hot._epoll)
-    loop._hot._epoll = watched  # type: ignore[assignment]
+    watched = Watched(select.epoll())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "epoll", lambda: watched)
+        loop = HotLoop()
     read, write = os.pipe()
     left = count
 
