@@ -21,7 +21,6 @@ from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blobs, ask_git, list_bounded
 
 __all__ = [
-    "DESCRIBE",
     "NotASource",
     "RepositoryFacts",
     "algorithm_of",
@@ -31,7 +30,7 @@ __all__ = [
     "read_tree",
 ]
 
-DESCRIBE = ("describe", "--tags", "--always", "--abbrev=7")
+_DESCRIBE = ("describe", "--tags", "--always", "--abbrev=7")
 """The words for git that name a commit by the tag it has, or comes after."""
 
 # Raised by one whenever what is cached means something else.
@@ -163,7 +162,7 @@ def describe(folder: Path, facts: RepositoryFacts, oid: str, *, cache: Cache) ->
     kept = cache.read(key, str)
     if kept is not None:
         return kept
-    done = ask_git(folder, *DESCRIBE, oid)
+    done = ask_git(folder, *_DESCRIBE, oid)
     name = done.stdout.decode(errors="replace").strip() if done.code == 0 else ""
     cache.write(key, name or oid[:7])
     return name or oid[:7]

@@ -18,7 +18,7 @@ from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blob, Blobs, GitAnswer, ask_git, ask_many
 from mcpkeep.supervisor.upgrade.layout import find_installation
-from mcpkeep.supervisor.upgrade.repository import DESCRIBE, NotASource, read_facts, read_tree
+from mcpkeep.supervisor.upgrade.repository import NotASource, describe, read_facts, read_tree
 
 __all__ = ["GitSources", "export_code", "inspect_source"]
 
@@ -84,7 +84,7 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
         partial = ask_git(source, *_PARTIAL).stdout
         problem = inspection.partial(real) if partial else Problem(str(error), error.remediation)
         return SourceFacts(real, commit=facts.commit, problems=(*problems, problem))
-    status, describe, partials = ask_many(source, _STATUS, DESCRIBE, _PARTIAL)
+    status, partials = ask_many(source, _STATUS, _PARTIAL)
     changed = tuple(parse_status(_said(source, status, "status")))
     if changed:
         problems.append(inspection.dirty(changed))
@@ -95,11 +95,10 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
     if lacking:
         problems.append(inspection.not_praxis_os(real, lacking))
     problems.extend(tree.problems)
-    described = describe.stdout.decode(errors="replace").strip() if describe.code == 0 else ""
     return SourceFacts(
         real,
         commit=facts.commit,
-        version=tree.version or described or facts.commit[:7],
+        version=tree.version or describe(source, facts, facts.commit, cache=cache),
         clean=not changed,
         signed=signed,
         server_files=_server_files(tree),
