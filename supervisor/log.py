@@ -23,8 +23,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-__all__ = ["Logging", "start_logging"]
+__all__ = ["Logging", "log_at", "start_logging"]
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUEUE_BYTES = 1 << 20
 _LONGEST_MESSAGE = 16 * 1024
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\t\n"}
@@ -253,6 +254,11 @@ def start_logging(
     logging.getLogger().addHandler(handler)
     logging.getLogger("mcpkeep").setLevel(level.upper())
     return Logging(handler, sinks)
+
+
+def log_at(level: str, text: str) -> None:
+    """Log under `mcpkeep` at a level by its name in the settings: debug, info, warning or error."""
+    logging.getLogger("mcpkeep").log(_LEVELS[level], text)
 
 
 def _stamp(created: float) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mcpkeep.protocol.arguments import module_words
 from mcpkeep.protocol.bases import BASES
@@ -20,11 +20,13 @@ __all__ = [
     "find_base",
     "find_workspace",
     "make_state_folder",
+    "offers_workflows",
     "recognise_server",
     "release_server",
     "server_words",
 ]
 
+_WORKFLOW_SIGNS = (*BASES, os.path.join("universal", "workflows"))
 _MARKERS = (*BASES, "mcpkeep.toml")
 
 
@@ -158,6 +160,15 @@ def server_words(folder: str, arguments: Sequence[str] = ()) -> tuple[str, ...] 
 def find_base(workspace: str) -> str | None:
     """The folder of the prAxIs OS installation in the workspace, if there is one."""
     return next((base for name in BASES if os.path.isdir(base := os.path.join(workspace, name))), None)
+
+
+def offers_workflows(enabled: bool | Literal["auto"], workspace: str | None) -> bool:
+    """Whether `pos_workflow` stands in `tools/list`: by itself where the workspace has workflows."""
+    if workspace is None:
+        return False
+    if enabled == "auto":
+        return any(os.path.isdir(os.path.join(workspace, name)) for name in _WORKFLOW_SIGNS)
+    return enabled
 
 
 def clear_index(base: str) -> None:
