@@ -43,7 +43,7 @@ def run(options: "RunOptions") -> int:
         _take_signals(_leave)
         if asked:
             return 128 + asked[0]
-        from mcpkeep.supervisor.front import serve
+        from mcpkeep.supervisor.serve import serve
 
         watcher.ready()
         return serve(options, run_id, first)
