@@ -26,7 +26,7 @@ async def test_each_goes_on_while_the_other_waits_for_it_and_both_are_answered()
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_the_failure_of_one_is_raised_once_the_other_has_been_cancelled_and_has_ended(which: int) -> None:
+async def test_the_failure_of_one_is_raised_once_the_other_was_cancelled_and_has_ended(which: int) -> None:
     ended: list[str] = []
 
     async def fails() -> None:
