@@ -22,6 +22,7 @@ from mcpkeep.protocol.upgrade.rollback import (
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
+from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.removal import remove_tree
@@ -106,10 +107,11 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     aside: dict[str, str] = {}
     folders: set[Path] = set()
     for path, spans in touched(way).items():
-        outcome = _decide(changes, way, path, spans)
+        stands = digest(at.base / path)
+        outcome = _decide(at, way, path, spans, stands)
         by_path[outcome.act].append(path)
         if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
-            expected[path] = digest(at.base / path)
+            expected[path] = stands
         if outcome.source is not None:
             # What is staged is brought to the disk as any change's is, when it is prepared.
             _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
@@ -135,11 +137,9 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
-def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:
+def _decide(at: Layout, way: WayBack, path: str, spans: tuple[Span, ...], ours: str | None) -> _Outcome:
     """Go back over the changes of one file, newest first, each from what the one before it came to."""
-    live = changes.layout.base / path
-    outcome = _Outcome(Return.NOTHING, live)
-    ours = digest(live)
+    outcome = _Outcome(Return.NOTHING, at.base / path)
     for span in spans:
         act = decide_return(span.base, ours, span.theirs)
         if act is Return.NOTHING:
@@ -149,13 +149,13 @@ def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ..
         if act is Return.REMOVE:
             outcome, ours = _Outcome(Return.REMOVE), None
             continue
-        theirs = _former(changes, way, path, span)
+        theirs = _former(at, way, path, span)
         if act is Return.RESTORE:
             outcome, ours = _Outcome(Return.RESTORE, theirs), span.theirs
             continue
         merged: bytes | None = None
         if act is Return.MERGE:
-            base = changes.layout.change(span.base_session) / "new" / path
+            base = at.change(span.base_session) / "new" / path
             assert outcome.source is not None
             merged = _merge(base, outcome.source, theirs, path)
         if merged is None:
@@ -173,9 +173,8 @@ def _merge(base: Path, ours: Path | bytes, theirs: Path, path: str) -> bytes | N
     return merge_bytes(read_bytes(base), mine, read_bytes(theirs), path=path)
 
 
-def _former(changes: ChangeFiles, way: WayBack, path: str, span: Span) -> Path:
+def _former(at: Layout, way: WayBack, path: str, span: Span) -> Path:
     """The file with the former bytes: the old inode, or the backup's copy where that was lost."""
-    at = changes.layout
     old = at.change(span.theirs_session) / "old" / path
     if os.path.lexists(old):
         return old

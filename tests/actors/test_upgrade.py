@@ -168,8 +168,9 @@ async def test_an_upgrade_does_its_phases_in_order_and_leaves_nothing_open() -> 
         "contents.apply",
         "records.stage",
         "candidates.prove",
-        "changes.prepare",
+        "changes.prepare_first",
         "changes.swap_first",
+        "changes.prepare_rest",
         "changes.swap_rest",
         "validation.measure",
         "contents.renew_baseline",
@@ -403,8 +404,9 @@ UNTOUCHED = [
     "contents.unindexed",
     "contents.verify_staged",
     "contents.expected",
-    "changes.prepare",
+    "changes.prepare_first",
     "changes.swap_first",
+    "changes.prepare_rest",
     "changes.swap_rest",
     "records.write_validation",
     "validation.measure",
@@ -654,7 +656,7 @@ async def test_what_changed_while_the_new_server_was_proven_stops_the_commit(whi
         setattr(fakes, which, ("standards/development/x.md",))
         answer = await run.phase(3)
         assert isinstance(answer, Refused) and "standards/development/x.md" in answer.reason
-        assert "changes.prepare" not in fakes.log
+        assert "changes.prepare_first" not in fakes.log
         setattr(fakes, which, ())
         assert isinstance(await run.phase(3), PhaseMeasured)
 
@@ -704,7 +706,16 @@ async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_holds_nothing()
     require_untouched(fakes)
 
 
-@pytest.mark.parametrize("name", ["changes.plan_rollback", "changes.prepare", "live.start", "live.promote"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "changes.plan_rollback",
+        "changes.prepare_first",
+        "changes.prepare_rest",
+        "live.start",
+        "live.promote",
+    ],
+)
 async def test_a_rollback_that_fails_leaves_the_version_that_served(name: str) -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:
