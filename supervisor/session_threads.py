@@ -17,9 +17,9 @@ __all__ = ["ThreadedSessionStore"]
 
 T = TypeVar("T")
 
-_WRITERS = 8
-"""Writers at once. The disk commits together what is synced at a time: 64 sessions took one writer ten times
-as long as 8, and 32 no less than 8.
+_WRITERS = 4
+"""Writers at once. What one of them takes along, the disk writes together, so that more bring little: each
+call on a file gives the interpreter away, and 8 wait more for that than for the disk.
 """
 
 
