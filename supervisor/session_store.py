@@ -10,7 +10,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -211,7 +211,7 @@ class SessionFiles:
         return [outcomes[session.session_id] for session in sessions]
 
     @contextlib.contextmanager
-    def _noting(self, session_id: str, outcomes: dict[str, Stored | Exception]) -> Iterator[None]:
+    def _noting(self, session_id: str, outcomes: dict[str, Stored | Exception]) -> Generator[None]:
         try:
             yield
         except FileChanged:
