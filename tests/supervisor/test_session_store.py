@@ -624,6 +624,40 @@ def test_several_sessions_share_one_sync_of_the_folder_and_one_that_was_edited_h
     assert found(folder) == {sid(1): begin(1, "edited.py"), sid(2): begin(2), sid(3): begin(3)}
 
 
+def test_sessions_saved_together_are_all_written_before_the_first_is_synced_and_32_at_most(
+    folder: Path,
+) -> None:
+    recorder = Recorder(folder.parent.parent)
+    files, _ = opened(folder, calls=recorder)
+    recorder.calls.clear()
+    sessions = [begin(n) for n in range(40)]
+    assert files.save_all(sessions) == [store(session) for session in sessions]
+
+    def together(n: int) -> list[str]:
+        return ["create", "write"] * n + ["fsync", "rename"] * n + ["fsync_folder"]
+
+    assert recorder.calls == together(32) + together(8)
+    assert found(folder) == {session.session_id: session for session in sessions}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux tells them")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failure_among_sessions_saved_together_leaves_no_file_open_and_no_draft_behind(
+    folder: Path, code: int
+) -> None:
+    calls = Faults(fail_at=-1, code=code)
+    files, _ = opened(folder, calls=calls)
+    files.save(begin(1))
+    for n in itertools.count():
+        calls.fail_at, calls.made, calls.failed = n, 0, 0
+        before = len(os.listdir("/proc/self/fd"))
+        files.save_all([begin(1), begin(2), begin(3)])
+        assert len(os.listdir("/proc/self/fd")) == before
+        if not calls.failed:
+            break
+        assert len(list(folder.glob(".*.tmp"))) == 0
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_becoming_the_writer_fails_at_any_call_and_loses_nothing(
     tmp_path: Path, older: Path, code: int
