@@ -1,7 +1,7 @@
 """Reading a workflow's folder: `metadata.json` in the shapes in use, and the files of its phases."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal, cast
 
 import msgspec
@@ -123,14 +123,15 @@ class _Folder:
         candidates = (f"phases/{number}/{named}", named, f"phases/{named}")
         return next((path for path in candidates if path in self.files), None)
 
-    def task_files(self, number: int) -> dict[int, str]:
+    def task_files(self, number: int, named: Set[str]) -> dict[int, str]:
+        """By number those that the metadata does not name; of two with one number the first."""
         prefix = f"phases/{number}/"
         found: dict[int, str] = {}
-        for path in sorted(self.files):
+        for path in sorted(self.files.keys() - named):
             if path.startswith(prefix) and (match := _TASK_FILE.fullmatch(path[len(prefix) :])):
-                if int(match[1]) in found:
-                    raise DefinitionError(path, f"phase {number} has two tasks {int(match[1])}; renumber one")
-                found[int(match[1])] = path
+                first = found.setdefault(int(match[1]), path)
+                if first != path:
+                    self.warnings.append(f"{path}: is not used, task {match[1]} is {first!r}; renumber one")
         return found
 
     def numbers(self) -> list[int]:
@@ -238,12 +239,15 @@ def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase
 
 def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | None:
     """What the metadata lists, completed by the files there are; None where neither has any."""
-    files = folder.task_files(number)
-    entries = cast("list[object]", listed) if isinstance(listed, list) else []
+    listed_entries = cast("list[object]", listed) if isinstance(listed, list) else []
+    entries = [
+        _mapping(entry, f"phase {number}, task {place}") for place, entry in enumerate(listed_entries, 1)
+    ]
+    named_files = {folder.find(_text(members, "file", ""), number) for members in entries}
+    files = folder.task_files(number, {file for file in named_files if file is not None})
     found: dict[int, Task] = {}
-    for place, entry in enumerate(entries, 1):
+    for place, members in enumerate(entries, 1):
         where = f"phase {number}, task {place}"
-        members = _mapping(entry, where)
         task = members.get("task_number", members.get("number", place))
         if not isinstance(task, int) or isinstance(task, bool) or task in found:
             raise _wrong(f"{where}: 'task_number' must be a number of its own, not {task!r:.100}")
@@ -253,7 +257,7 @@ def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | N
             folder.warnings.append(f"metadata.json: {where} names {named!r:.200}, which is not there")
         found[task] = _task(task, _text(members, "name", ""), file, _text(members, "purpose", ""), folder)
     for task, file in files.items():
-        if task not in found and file not in {other.file for other in found.values()}:
+        if task not in found:
             found[task] = _task(task, "", file, "", folder)
     return tuple(found[task] for task in sorted(found)) if found else None
 
