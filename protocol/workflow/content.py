@@ -58,6 +58,7 @@ class PhaseContent(msgspec.Struct, frozen=True, omit_defaults=True):
     key_deliverables: tuple[str, ...] = ()
     validation_criteria: tuple[str, ...] = ()
     requires_restart: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class Overview(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,6 +112,7 @@ def phase_content(phase: Phase) -> PhaseContent:
         key_deliverables=phase.key_deliverables,
         validation_criteria=phase.validation_criteria,
         requires_restart=phase.requires_restart,
+        warnings=phase.warnings,
     )
 
 

@@ -55,6 +55,8 @@ class Phase(msgspec.Struct, frozen=True):
     """None where they stand in `content`; `phase_tasks` gives them either way."""
     gate: Gate | None = None
     """None where the definition has no gate for this phase."""
+    warnings: tuple[str, ...] = ()
+    """Those of the workflow's that are about this phase."""
     extra: dict[str, object] = {}
     """Members of its metadata that mcpkeep does not know."""
 

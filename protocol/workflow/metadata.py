@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Set
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 
@@ -84,6 +84,13 @@ def read_definition(folder: str, files: Mapping[str, bytes]) -> WorkflowDefiniti
     )
 
 
+class _TaskFile(NamedTuple):
+    path: str
+    number: int
+    words: str
+    """What follows the number."""
+
+
 class _Folder:
     """A workflow's files, and what was found odd about them."""
 
@@ -123,16 +130,12 @@ class _Folder:
         candidates = (f"phases/{number}/{named}", named, f"phases/{named}")
         return next((path for path in candidates if path in self.files), None)
 
-    def task_files(self, number: int, named: Set[str]) -> dict[int, str]:
-        """By number those that the metadata does not name; of two with one number the first."""
+    def task_files(self, number: int, named: Set[str | None]) -> list[_TaskFile]:
+        """Those that the metadata does not name, by path."""
         prefix = f"phases/{number}/"
-        found: dict[int, str] = {}
-        for path in sorted(self.files.keys() - named):
-            if path.startswith(prefix) and (match := _TASK_FILE.fullmatch(path[len(prefix) :])):
-                first = found.setdefault(int(match[1]), path)
-                if first != path:
-                    self.warnings.append(f"{path}: is not used, task {match[1]} is {first!r}; renumber one")
-        return found
+        paths = sorted(path for path in self.files.keys() - named if path.startswith(prefix))
+        found = ((path, _TASK_FILE.fullmatch(path[len(prefix) :])) for path in paths)
+        return [_TaskFile(path, int(match[1]), _words(match[2])) for path, match in found if match]
 
     def numbers(self) -> list[int]:
         """Of the phases that have files."""
@@ -212,6 +215,7 @@ def _phases(root: Mapping[str, object], folder: _Folder, *, dynamic: bool) -> tu
 
 
 def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase:
+    before = len(folder.warnings)
     named = _text(members, ("file", "phase_file"), "")
     file = folder.phase_file(number, named)
     if named and file is None:
@@ -221,6 +225,7 @@ def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase
     purpose = _text(members, ("purpose", "description"), "")
     deliverables = _texts(members, "key_deliverables")
     criteria = _texts(members, "validation_criteria")
+    tasks = _tasks(number, members.get("tasks"), folder)
     return Phase(
         number=number,
         name=name,
@@ -231,42 +236,84 @@ def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase
         validation_criteria=criteria,
         requires_restart=_flag(members, "requires_restart"),
         file=file,
-        tasks=_tasks(number, members.get("tasks"), folder),
+        tasks=tasks,
         gate=folder.gate(number),
+        warnings=tuple(folder.warnings[before:]),
         extra={name: value for name, value in members.items() if name not in _KNOWN_IN_PHASE},
     )
 
 
 def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | None:
     """What the metadata lists, completed by the files there are; None where neither has any."""
-    listed_entries = cast("list[object]", listed) if isinstance(listed, list) else []
-    entries = [
-        _mapping(entry, f"phase {number}, task {place}") for place, entry in enumerate(listed_entries, 1)
-    ]
-    named_files = {folder.find(_text(members, "file", ""), number) for members in entries}
-    files = folder.task_files(number, {file for file in named_files if file is not None})
-    found: dict[int, Task] = {}
-    for place, members in enumerate(entries, 1):
+    entries = cast("list[object]", listed) if isinstance(listed, list) else []
+    members: dict[int, dict[str, object]] = {}
+    for place, entry in enumerate(entries, 1):
         where = f"phase {number}, task {place}"
-        task = members.get("task_number", members.get("number", place))
-        if not isinstance(task, int) or isinstance(task, bool) or task in found:
+        member = _mapping(entry, where)
+        task = member.get("task_number", member.get("number", place))
+        if not isinstance(task, int) or isinstance(task, bool) or task in members:
             raise _wrong(f"{where}: 'task_number' must be a number of its own, not {task!r:.100}")
-        named = _text(members, "file", "")
-        file = (folder.find(named, number) if named else None) or files.get(task)
-        if file is None and named:
-            folder.warnings.append(f"metadata.json: {where} names {named!r:.200}, which is not there")
-        found[task] = _task(task, _text(members, "name", ""), file, _text(members, "purpose", ""), folder)
-    for task, file in files.items():
-        if task not in found:
-            found[task] = _task(task, "", file, "", folder)
+        members[task] = member
+    named = {task: _text(member, "file", "") for task, member in members.items()}
+    files, left = _files_of(number, named, folder)
+    found: dict[int, Task] = {}
+    for task, member in members.items():
+        warning = ""
+        if named[task] and folder.find(named[task], number) is None:
+            instead = f"; {files[task]!r} stands for it" if files[task] else ""
+            warning = (
+                f"metadata.json: phase {number}, task {task} names {named[task]!r:.200}, which is not there"
+            )
+            folder.warnings.append(warning := warning + instead)
+        name, purpose = _text(member, "name", ""), _text(member, "purpose", "")
+        found[task] = _task(task, name, files[task], purpose, warning, folder)
+    for file in left:
+        if file.number in found:
+            folder.warnings.append(
+                f"{file.path}: is not used, there is another task {file.number}; renumber one"
+            )
+        else:
+            found[file.number] = _task(file.number, "", file.path, "", "", folder)
     return tuple(found[task] for task in sorted(found)) if found else None
 
 
-def _task(number: int, name: str, file: str | None, purpose: str, folder: _Folder) -> Task:
+def _files_of(
+    number: int, named: Mapping[int, str], folder: _Folder
+) -> tuple[dict[int, str | None], list[_TaskFile]]:
+    """Each listed task's file, and the files that are left.
+
+    Where the one it names is not there, the one of the same words, since authors renumber, or else the one of
+    its number stands for it; never one that another task names.
+    """
+    files = {task: folder.find(file, number) for task, file in named.items()}
+    left = folder.task_files(number, set(files.values()))
+
+    for fits in (_same_words, _same_number):
+        for task in [task for task, file in files.items() if file is None]:
+            if (file := next((file for file in left if fits(file, task, named[task])), None)) is not None:
+                files[task] = file.path
+                left.remove(file)
+    return files, left
+
+
+def _same_words(file: _TaskFile, _: int, named: str) -> bool:
+    match = _TASK_FILE.fullmatch(named.rpartition("/")[2])
+    return match is not None and bool(match[2]) and _words(match[2]) == file.words
+
+
+def _same_number(file: _TaskFile, task: int, _: str) -> bool:
+    return file.number == task
+
+
+def _words(slug: str) -> str:
+    return " ".join(re.split(r"[-_ ]+", slug.casefold()))
+
+
+def _task(number: int, name: str, file: str | None, purpose: str, warning: str, folder: _Folder) -> Task:
     match = _TASK_FILE.fullmatch(file.rpartition("/")[2]) if file else None
     spoken = _spoken(name or (match[2] if match else "")) or f"Task {number}"
     content = folder.markdown(file) if file else ""
-    return Task(number=number, name=spoken, content=content, file=file, purpose=purpose)
+    return Task(number=number, name=spoken, content=content, file=file, purpose=purpose, warning=warning)
 
 
 def _made(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcpkeep.protocol.workflow.content import phase_content
 from mcpkeep.protocol.workflow.definition import (
     BrokenWorkflow,
     DefinitionError,
@@ -19,7 +20,7 @@ from mcpkeep.protocol.workflow.expansion import expand
 from mcpkeep.protocol.workflow.gate import parse_gate
 from mcpkeep.protocol.workflow.listing import Listing, WorkflowSummary, by_category, summarize
 from mcpkeep.protocol.workflow.metadata import read_definition
-from mcpkeep.protocol.workflow.task import Task
+from mcpkeep.protocol.workflow.task import Task, read_task
 
 GATE = "checkpoint: {strict: true}\nevidence_schema: {done: {type: boolean}}\n"
 
@@ -28,6 +29,8 @@ def folder(metadata: Mapping[str, object], **files: str | bytes) -> dict[str, by
     encoded = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
     return {"metadata.json": msgspec.json.encode(metadata), **encoded}
 
+
+GONE = "metadata.json: phase 1, task 2 names 'task-2-gone.md', which is not there"
 
 NEWER: dict[str, object] = {
     "workflow_type": "upgrade_v1",
@@ -115,13 +118,14 @@ def test_the_newer_metadata_with_a_folder_per_phase_is_read_whole() -> None:
                         content="# Task 1: Copy\n",
                         file="phases/1/task-1-copy-all.md",
                     ),
-                    Task(number=2, name="gone", content=""),
+                    Task(number=2, name="gone", content="", warning=GONE),
                 ),
                 gate=parse_gate(GATE.encode()),
+                warnings=(GONE,),
                 extra={"skippable": True},
             ),
         ),
-        warnings=("metadata.json: phase 1, task 2 names 'task-2-gone.md', which is not there",),
+        warnings=(GONE,),
         extra={"author": "somebody"},
     )
 
@@ -192,8 +196,38 @@ def test_files_that_the_metadata_names_may_share_their_numbers() -> None:
 def test_of_two_unnamed_files_of_a_task_the_first_counts_and_the_other_is_told() -> None:
     found = read_definition("f", folder({}, **{"phases/1/task-1-b.md": "b", "phases/1/task-1-a.md": "a"}))
     assert [(task.number, task.content) for task in phase_tasks(found.phases[0])] == [(1, "a")]
-    assert found.warnings == (
-        "phases/1/task-1-b.md: is not used, task 1 is 'phases/1/task-1-a.md'; renumber one",
+    assert found.warnings == ("phases/1/task-1-b.md: is not used, there is another task 1; renumber one",)
+
+
+def test_a_task_whose_file_was_renumbered_is_found_by_its_words_and_the_agent_is_told() -> None:
+    listed = ("create-directory", "copy-documents", "create-index", "extract-insights")
+    tasks = [{"task_number": n, "name": name, "file": f"task-{n}-{name}.md"} for n, name in enumerate(listed)]
+    texts = {f"phases/0/task-{n}-{name}.md": f"# Task {n}: {name}\n" for n, name in enumerate(listed, 1)}
+    found = read_definition("f", folder({"phases": [{"phase_number": 0, "tasks": tasks}]}, **texts))
+    (phase,) = found.phases
+    assert [(task.number, task.file) for task in phase_tasks(phase)] == list(enumerate(texts))
+    told = tuple(
+        f"metadata.json: phase 0, task {n} names 'task-{n}-{name}.md', which is not there; "
+        f"'phases/0/task-{n + 1}-{name}.md' stands for it"
+        for n, name in enumerate(listed)
+    )
+    assert found.warnings == phase_content(phase).warnings == told
+    assert tuple(read_task(task).warnings for task in phase_tasks(phase)) == tuple((text,) for text in told)
+
+
+def test_by_its_number_a_task_gets_no_file_that_another_one_names() -> None:
+    tasks = [
+        {"task_number": 1, "file": "task-1-gone.md"},
+        {"task_number": 2, "file": "task-1-mine.md"},
+        {"task_number": 3, "file": "task-3-old-words.md"},
+    ]
+    texts = {"phases/1/task-1-mine.md": "mine", "phases/1/task-3-new-words.md": "new"}
+    (phase,) = read_definition("f", folder({"phases": [{"tasks": tasks}]}, **texts)).phases
+    assert [(task.number, task.content) for task in phase.tasks or ()] == [(1, ""), (2, "mine"), (3, "new")]
+    assert phase.warnings == (
+        "metadata.json: phase 1, task 1 names 'task-1-gone.md', which is not there",
+        "metadata.json: phase 1, task 3 names 'task-3-old-words.md', which is not there; "
+        "'phases/1/task-3-new-words.md' stands for it",
     )
 
 
