@@ -3,7 +3,7 @@
 import msgspec
 
 from mcpkeep.actors.phase_runs import InProgress, Outcome, PhaseFailed
-from mcpkeep.actors.workflow_desk import Desk, Members, Shelf, find_phase
+from mcpkeep.actors.workflow_desk import Desk, Members, Shelf, find_phase, resolve, total_of
 from mcpkeep.protocol.workflow.answer import artifacts_of, attempt_of, error_members, key_of, summary_of
 from mcpkeep.protocol.workflow.content import PhaseContent, name_phase, overview, phase_content
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition, phase_tasks
@@ -69,11 +69,17 @@ async def start(desk: Desk, asked: Start) -> Members:
 async def get_phase(desk: Desk, asked: GetPhase) -> Members:
     session = await desk.sessions.get(asked.session_id)
     current = session.current_phase
+
+    def look(shelf: Shelf) -> tuple[PhaseContent, int]:
+        workflow = resolve(shelf, session)
+        return phase_content(find_phase(workflow, current)), total_of(workflow, session)
+
+    content, total = await desk.catalog.ask(look)
     earlier = {phase: artifact for phase, artifact in session.artifacts.items() if phase < current}
     return {
         "current_phase": current,
-        "total_phases": session.total_phases,
-        "phase_content": await desk.content_of(session, current),
+        "total_phases": total,
+        "phase_content": content,
         "artifacts_from_previous_phases": artifacts_of(earlier),
         **({"workflow_complete": True} if session.status is Status.COMPLETED else {}),
     }
@@ -83,7 +89,7 @@ async def get_task(desk: Desk, asked: GetTask) -> Members:
     session = await desk.sessions.get(asked.session_id)
 
     def look(shelf: Shelf) -> TaskContent:
-        workflow = shelf.resolve(session.workflow_type, session.options)
+        workflow = resolve(shelf, session)
         return read_task(_find_task(find_phase(workflow, asked.phase), asked.task_number))
 
     content = await desk.catalog.ask(look)
@@ -189,7 +195,7 @@ class _Examined(msgspec.Struct, frozen=True):
 
 
 def _examine(shelf: Shelf, session: Session, number: int, evidence: Members) -> _Examined:
-    workflow = shelf.resolve(session.workflow_type, session.options)
+    workflow = resolve(shelf, session)
     phase = find_phase(workflow, number)
     require_current(session, number, Action.COMPLETE)
     verdict = judge(phase.gate, evidence)

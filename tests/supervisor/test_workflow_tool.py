@@ -602,6 +602,39 @@ async def test_a_session_whose_workflow_is_gone_can_be_read_paused_and_deleted(
         assert (await tool(action=action, session_id=session_id))["status"] == "success"
 
 
+def upstream_session(workspace: Path, workflow_type: str, target_file: str, **changes: object) -> str:
+    """A file as prAxIs OS leaves it when `start` was given no options."""
+    session_id = "3e1c1d2a-7f0e-4a5b-8c9d-0a1b2c3d4e5f"
+    older = workspace / ".praxis-os" / ".cache" / "state" / f"{session_id}.json"
+    older.parent.mkdir(parents=True)
+    session: dict[str, object] = {
+        "session_id": session_id,
+        "workflow_type": workflow_type,
+        "target_file": target_file,
+        "current_phase": 1,
+        "completed_phases": [],
+        "phase_artifacts": {},
+        "checkpoints": {},
+        "created_at": "2025-10-08T09:36:10.734939",
+        "updated_at": "2025-10-08T09:36:10.735033",
+        "metadata": {},
+    }
+    older.write_bytes(msgspec.json.encode(session | changes))
+    return session_id
+
+
+async def test_a_session_that_does_not_know_its_phases_shows_those_of_its_workflow(workspace: Path) -> None:
+    folder = make_workflow(workspace, "six", phases=6)
+    session_id = upstream_session(workspace, "six", "a.py")
+    async with served(workspace) as tool:
+        state = await tool(action="get_state", session_id=session_id)
+        session = (await tool(action="get_session", session_id=session_id))["session"]
+        phase = await tool(action="get_phase", session_id=session_id)
+        assert [found["total_phases"] for found in (state, session, phase)] == [6, 6, 6]
+        folder.rename(workspace / "elsewhere")
+        assert (await tool(action="get_state", session_id=session_id))["total_phases"] == 1
+
+
 async def test_an_edited_gate_counts_at_the_next_call(tool: Tool, workspace: Path) -> None:
     session_id = await begin(tool)
     gate = workspace / ".praxis-os/workflows/two/phases/1/gate-definition.yaml"
