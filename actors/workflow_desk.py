@@ -8,7 +8,7 @@ import msgspec
 from mcpkeep.actors.phase_runs import PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
-from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
+from mcpkeep.protocol.workflow.definition import OptionMissing, Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.refusal import NotFound, Refusal
 from mcpkeep.protocol.workflow.session import Session, Status
@@ -78,8 +78,17 @@ class Desk(msgspec.Struct, frozen=True):
 
 
 def resolve(shelf: Shelf, session: Session) -> WorkflowDefinition:
-    """The session's workflow, as its files are now. Raises what the shelf does."""
-    return shelf.resolve(session.workflow_type, session.options)
+    """The session's workflow, as its files are now. Raises what the shelf does.
+
+    prAxIs OS began sessions on a spec with nothing but its folder as their target, no option beside it.
+    """
+    try:
+        return shelf.resolve(session.workflow_type, session.options)
+    except OptionMissing as missing:
+        if missing.option in session.options:
+            raise
+        options = {**session.options, missing.option: session.target_file}
+        return shelf.resolve(session.workflow_type, options)
 
 
 def total_of(workflow: WorkflowDefinition, session: Session) -> int:

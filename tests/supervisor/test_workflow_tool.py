@@ -546,9 +546,7 @@ async def test_an_unknown_session_brings_the_recent_ones_up_to_five(tool: Tool) 
     assert answer["remediation"] == f"did you mean one of: {', '.join(made[:1:-1])}"
 
 
-async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session_begins(
-    tool: Tool, workspace: Path
-) -> None:
+def make_dynamic(workspace: Path) -> None:
     folder = workspace / ".praxis-os" / "workflows" / "spec_execution_v1"
     folder.mkdir()
     metadata = {
@@ -559,14 +557,24 @@ async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session
         "phases": [],
     }
     (folder / "metadata.json").write_bytes(msgspec.json.encode(metadata))
-    answer = await tool(action="start", workflow_type="spec_execution_v1", target_file="a.py")
-    assert answer["error_type"] == "ValueError" and "'spec_path'" in answer["error"]
-    assert (await tool(action="list_sessions"))["count"] == 0
-    (workspace / "spec").mkdir()
-    (workspace / "spec" / "tasks.md").write_text(
+
+
+def make_spec(folder: Path) -> None:
+    (folder / "spec").mkdir()
+    (folder / "spec" / "tasks.md").write_text(
         "# Tasks\n\n## Phase 1: One\n\n- [ ] **Task 1.1**: First\n\n"
         "## Phase 2: Two\n\n- [ ] **Task 2.1**: Last\n"
     )
+
+
+async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session_begins(
+    tool: Tool, workspace: Path
+) -> None:
+    make_dynamic(workspace)
+    answer = await tool(action="start", workflow_type="spec_execution_v1", target_file="a.py")
+    assert answer["error_type"] == "ValueError" and "'spec_path'" in answer["error"]
+    assert (await tool(action="list_sessions"))["count"] == 0
+    make_spec(workspace)
     begun = await tool(
         action="start",
         workflow_type="spec_execution_v1",
@@ -633,6 +641,42 @@ async def test_a_session_that_does_not_know_its_phases_shows_those_of_its_workfl
         assert [found["total_phases"] for found in (state, session, phase)] == [6, 6, 6]
         folder.rename(workspace / "elsewhere")
         assert (await tool(action="get_state", session_id=session_id))["total_phases"] == 1
+
+
+async def test_a_session_on_a_spec_that_has_no_option_takes_its_target_for_the_spec(workspace: Path) -> None:
+    make_dynamic(workspace)
+    make_spec(workspace)
+    session_id = upstream_session(workspace, "spec_execution_v1", "spec/")
+    async with served(workspace) as tool:
+        phase = await tool(action="get_phase", session_id=session_id)
+        assert (phase["total_phases"], phase["phase_content"]["title"]) == (2, "One")
+        done = await tool(action="complete_phase", session_id=session_id, phase=1, evidence=DONE)
+        assert done["next_phase"]["title"] == "Two"
+        assert (await tool(action="get_state", session_id=session_id))["options"] == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "metadata", "said"),
+    [
+        ("a.py", {}, "options: 'spec_path' is 'a.py', where there is no tasks.md"),
+        ("../other/spec", {}, "options: 'spec_path' is '../other/spec', which leads out of the workspace"),
+        ("link", {}, "options: 'spec_path' is 'link', which leads out of the workspace"),
+        ("spec", {"spec_path": "gone"}, "options: 'spec_path' is 'gone', where there is no tasks.md"),
+    ],
+)
+async def test_a_target_that_is_no_spec_of_the_workspace_is_not_taken_for_one(
+    workspace: Path, target: str, metadata: dict[str, object], said: str
+) -> None:
+    make_dynamic(workspace)
+    make_spec(workspace)
+    outside = make_workspace(workspace.parent / "other")
+    make_spec(outside)
+    (workspace / "link").symlink_to(outside / "spec")
+    session_id = upstream_session(workspace, "spec_execution_v1", target, metadata=metadata)
+    async with served(workspace) as tool:
+        for action, arguments in (("get_phase", {}), ("complete_phase", {"phase": 1, "evidence": DONE})):
+            answer = await tool(action=action, session_id=session_id, **arguments)
+            assert (answer["error_type"], answer["error"]) == ("ValueError", said)
 
 
 async def test_an_edited_gate_counts_at_the_next_call(tool: Tool, workspace: Path) -> None:
