@@ -1,14 +1,13 @@
 """Reading a workflow's folder: `metadata.json` in the shapes in use, and the files of its phases."""
 
 import re
-from collections.abc import Mapping, Set
-from typing import Literal, NamedTuple, cast
+from collections.abc import Mapping
+from typing import cast
 
 import msgspec
 
 from mcpkeep.protocol.workflow.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
-from mcpkeep.protocol.workflow.gate import Gate, GateError, parse_gate
-from mcpkeep.protocol.workflow.markdown import MarkdownError, decode_markdown
+from mcpkeep.protocol.workflow.folder import Folder, TaskFile, task_file
 from mcpkeep.protocol.workflow.task import Task
 
 __all__ = ["NAME", "read_definition"]
@@ -19,9 +18,6 @@ MAX_METADATA = 1024 * 1024
 """Bytes of a metadata.json; the largest seen in use has 13 KB."""
 MAX_PHASES = 100
 
-_PHASE_FILE = re.compile(r"phases/(\d{1,4})-[^/]*\.md\Z")
-_PHASE_FOLDER = re.compile(r"phases/(\d{1,4})/")
-_TASK_FILE = re.compile(r"task-(\d{1,6})-?([^/]*)\.md\Z")
 _UNSTATED = "unknown"
 _KNOWN = frozenset(
     (
@@ -54,7 +50,7 @@ def read_definition(folder: str, files: Mapping[str, bytes]) -> WorkflowDefiniti
     if "metadata.json" not in files:
         raise DefinitionError("metadata.json", "is not there; a workflow's folder must have one")
     root = _decoded(files["metadata.json"])
-    folder_of = _Folder(files)
+    folder_of = Folder(files)
     named = _text(root, "name", "")
     workflow_type = _text(root, "workflow_type", named if NAME.match(named) else folder)
     if not NAME.match(workflow_type):
@@ -84,65 +80,6 @@ def read_definition(folder: str, files: Mapping[str, bytes]) -> WorkflowDefiniti
     )
 
 
-class _TaskFile(NamedTuple):
-    path: str
-    number: int
-    words: str
-    """What follows the number."""
-
-
-class _Folder:
-    """A workflow's files, and what was found odd about them."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = files
-        self.warnings: list[str] = []
-
-    def markdown(self, path: str) -> str:
-        try:
-            return decode_markdown(self.files[path])
-        except MarkdownError as error:
-            raise DefinitionError(path, str(error)) from None
-
-    def gate(self, phase: int | Literal["dynamic"]) -> Gate | None:
-        for name in ("gate-definition.yaml", "gate-definition.yml"):
-            path = f"phases/{phase}/{name}"
-            if path in self.files:
-                try:
-                    return parse_gate(self.files[path])
-                except GateError as error:
-                    raise DefinitionError(path, str(error)) from None
-        return None
-
-    def phase_file(self, number: int, named: str) -> str | None:
-        """What the metadata names, or the folder's `phase.md`, or the one `N-name.md`."""
-        if named and (path := self.find(named, number)) is not None:
-            return path
-        if f"phases/{number}/phase.md" in self.files:
-            return f"phases/{number}/phase.md"
-        alone = [path for path in self.files if (m := _PHASE_FILE.match(path)) and int(m[1]) == number]
-        if len(alone) > 1:
-            raise DefinitionError(min(alone), f"phase {number} has {len(alone)} files; keep one")
-        return alone[0] if alone else None
-
-    def find(self, named: str, number: int) -> str | None:
-        """A file that the metadata names relative to the workflow, to `phases/`, or to the phase's folder."""
-        candidates = (f"phases/{number}/{named}", named, f"phases/{named}")
-        return next((path for path in candidates if path in self.files), None)
-
-    def task_files(self, number: int, named: Set[str | None]) -> list[_TaskFile]:
-        """Those that the metadata does not name, by path."""
-        prefix = f"phases/{number}/"
-        paths = sorted(path for path in self.files.keys() - named if path.startswith(prefix))
-        found = ((path, _TASK_FILE.fullmatch(path[len(prefix) :])) for path in paths)
-        return [_TaskFile(path, int(match[1]), _words(match[2])) for path, match in found if match]
-
-    def numbers(self) -> list[int]:
-        """Of the phases that have files."""
-        found = (_PHASE_FILE.match(path) or _PHASE_FOLDER.match(path) for path in self.files)
-        return sorted({int(match[1]) for match in found if match})
-
-
 def _decoded(data: bytes) -> dict[str, object]:
     if len(data) > MAX_METADATA:
         raise _wrong(f"has {len(data)} bytes, more than the {MAX_METADATA} that are read")
@@ -153,7 +90,7 @@ def _decoded(data: bytes) -> dict[str, object]:
     return _mapping(root, "metadata.json")
 
 
-def _dynamic(root: Mapping[str, object], folder: _Folder) -> DynamicPhases | None:
+def _dynamic(root: Mapping[str, object], folder: Folder) -> DynamicPhases | None:
     wanted = root.get("total_phases") == "dynamic"
     if not wanted and not _flag(root, "dynamic_phases"):
         return None
@@ -177,11 +114,12 @@ def _dynamic(root: Mapping[str, object], folder: _Folder) -> DynamicPhases | Non
     )
 
 
-def _template(path: str, folder: _Folder) -> str | None:
-    return folder.markdown(path) if path in folder.files else None
+def _template(named: str, folder: Folder) -> str | None:
+    path = folder.find(named, "dynamic")
+    return folder.markdown(path) if path is not None else None
 
 
-def _phases(root: Mapping[str, object], folder: _Folder, *, dynamic: bool) -> tuple[Phase, ...]:
+def _phases(root: Mapping[str, object], folder: Folder, *, dynamic: bool) -> tuple[Phase, ...]:
     listed = root.get("phases")
     entries = cast("list[object]", listed) if isinstance(listed, list) else []
     if listed is not None and not isinstance(listed, list | int):
@@ -214,7 +152,7 @@ def _phases(root: Mapping[str, object], folder: _Folder, *, dynamic: bool) -> tu
     return tuple(found[number] for number in sorted(found))
 
 
-def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase:
+def _phase(number: int, members: Mapping[str, object], folder: Folder) -> Phase:
     before = len(folder.warnings)
     named = _text(members, ("file", "phase_file"), "")
     file = folder.phase_file(number, named)
@@ -243,7 +181,7 @@ def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase
     )
 
 
-def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | None:
+def _tasks(number: int, listed: object, folder: Folder) -> tuple[Task, ...] | None:
     """What the metadata lists, completed by the files there are; None where neither has any."""
     entries = cast("list[object]", listed) if isinstance(listed, list) else []
     members: dict[int, dict[str, object]] = {}
@@ -278,8 +216,8 @@ def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | N
 
 
 def _files_of(
-    number: int, named: Mapping[int, str], folder: _Folder
-) -> tuple[dict[int, str | None], list[_TaskFile]]:
+    number: int, named: Mapping[int, str], folder: Folder
+) -> tuple[dict[int, str | None], list[TaskFile]]:
     """Each listed task's file, and the files that are left.
 
     Where the one it names is not there, the one of the same words, since authors renumber, or else the one of
@@ -296,22 +234,18 @@ def _files_of(
     return files, left
 
 
-def _same_words(file: _TaskFile, _: int, named: str) -> bool:
-    match = _TASK_FILE.fullmatch(named.rpartition("/")[2])
-    return match is not None and bool(match[2]) and _words(match[2]) == file.words
+def _same_words(file: TaskFile, _: int, named: str) -> bool:
+    meant = task_file(named)
+    return meant is not None and bool(meant.slug) and meant.words == file.words
 
 
-def _same_number(file: _TaskFile, task: int, _: str) -> bool:
+def _same_number(file: TaskFile, task: int, _: str) -> bool:
     return file.number == task
 
 
-def _words(slug: str) -> str:
-    return " ".join(re.split(r"[-_ ]+", slug.casefold()))
-
-
-def _task(number: int, name: str, file: str | None, purpose: str, warning: str, folder: _Folder) -> Task:
-    match = _TASK_FILE.fullmatch(file.rpartition("/")[2]) if file else None
-    spoken = _spoken(name or (match[2] if match else "")) or f"Task {number}"
+def _task(number: int, name: str, file: str | None, purpose: str, warning: str, folder: Folder) -> Task:
+    found = task_file(file) if file else None
+    spoken = _spoken(name or (found.slug.replace("_", "-") if found else "")) or f"Task {number}"
     content = folder.markdown(file) if file else ""
     return Task(number=number, name=spoken, content=content, file=file, purpose=purpose, warning=warning)
 
