@@ -26,7 +26,7 @@ from mcpkeep.protocol.workflow.request import (
 from mcpkeep.protocol.workflow.session import Session, SessionError, Status, paused_seconds
 from mcpkeep.protocol.workflow.task import Task, TaskContent, read_task
 from mcpkeep.protocol.workflow.transition import Action, require, require_current, require_reachable
-from mcpkeep.protocol.workflow.verdict import Verdict, judge
+from mcpkeep.protocol.workflow.verdict import BROKEN, Verdict, judge
 
 __all__ = ["complete_phase", "get_phase", "get_task", "resume", "retry_phase", "rollback", "start"]
 
@@ -41,7 +41,10 @@ async def start(desk: Desk, asked: Start) -> Members:
                 "name a file within the workspace",
             )
         workflow = shelf.resolve(asked.workflow_type, options)
-        return workflow, phase_content(workflow.phases[0])
+        first = workflow.phases[0]
+        if first.gate is not None and first.gate.broken is not None:
+            raise InvalidArgument(f"the workflow's definition is broken: {first.gate.broken}", BROKEN)
+        return workflow, phase_content(first)
 
     workflow, content = await desk.catalog.ask(look)
     begun = await desk.sessions.start(

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition, phase_tasks
+from mcpkeep.protocol.workflow.definition import DefinitionError, Phase, WorkflowDefinition, phase_tasks
 from mcpkeep.protocol.workflow.gate import EvidenceField, Gate
 
 __all__ = [
@@ -99,7 +99,12 @@ def name_phase(phase: Phase) -> PhaseName:
 
 
 def phase_content(phase: Phase) -> PhaseContent:
-    """The phase as agents work by it. Raises MarkdownError where its text is too large or too deep."""
+    """The phase as agents work by it.
+
+    Raises DefinitionError where its file cannot be read, MarkdownError where it is too large or too deep.
+    """
+    if phase.broken is not None:
+        raise DefinitionError(str(phase.file), phase.broken)
     return PhaseContent(
         phase_number=phase.number,
         title=phase.name,

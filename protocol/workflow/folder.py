@@ -63,7 +63,8 @@ class Folder:
                 try:
                     return parse_gate(self._files[path])
                 except GateError as error:
-                    raise DefinitionError(path, str(error)) from None
+                    self.warnings.append(f"{path}: {error}")
+                    return Gate(strict=True, broken=f"{path}: {error}")
         return None
 
     def phase_file(self, number: int, named: str) -> str | None:

@@ -116,7 +116,11 @@ def _dynamic(root: Mapping[str, object], folder: Folder) -> DynamicPhases | None
 
 def _template(named: str, folder: Folder) -> str | None:
     path = folder.find(named, "dynamic")
-    return folder.markdown(path) if path is not None else None
+    try:
+        return folder.markdown(path) if path is not None else None
+    except DefinitionError as error:
+        folder.warnings.append(f"{error}; the spec's own text is shown instead")
+        return None
 
 
 def _phases(root: Mapping[str, object], folder: Folder, *, dynamic: bool) -> tuple[Phase, ...]:
@@ -163,11 +167,19 @@ def _phase(number: int, members: Mapping[str, object], folder: Folder) -> Phase:
     purpose = _text(members, ("purpose", "description"), "")
     deliverables = _texts(members, "key_deliverables")
     criteria = _texts(members, "validation_criteria")
+    content = _made(number, name, purpose, deliverables, criteria)
+    broken: str | None = None
+    try:
+        content = folder.markdown(file) if file else content
+    except DefinitionError as error:
+        folder.warnings.append(str(error))
+        broken = error.reason
     tasks = _tasks(number, members.get("tasks"), folder)
+    gate = folder.gate(number)
     return Phase(
         number=number,
         name=name,
-        content=folder.markdown(file) if file else _made(number, name, purpose, deliverables, criteria),
+        content=content,
         purpose=purpose,
         estimated_effort=_text(members, ("estimated_effort", "estimated_time", "estimated_duration"), ""),
         key_deliverables=deliverables,
@@ -175,7 +187,8 @@ def _phase(number: int, members: Mapping[str, object], folder: Folder) -> Phase:
         requires_restart=_flag(members, "requires_restart"),
         file=file,
         tasks=tasks,
-        gate=folder.gate(number),
+        gate=gate,
+        broken=broken,
         warnings=tuple(folder.warnings[before:]),
         extra={name: value for name, value in members.items() if name not in _KNOWN_IN_PHASE},
     )
@@ -246,7 +259,11 @@ def _same_number(file: TaskFile, task: int, _: str) -> bool:
 def _task(number: int, name: str, file: str | None, purpose: str, warning: str, folder: Folder) -> Task:
     found = task_file(file) if file else None
     spoken = _spoken(name or (found.slug.replace("_", "-") if found else "")) or f"Task {number}"
-    content = folder.markdown(file) if file else ""
+    content = ""
+    try:
+        content = folder.markdown(file) if file else ""
+    except DefinitionError as error:
+        folder.warnings.append(warning := str(error))
     return Task(number=number, name=spoken, content=content, file=file, purpose=purpose, warning=warning)
 
 

@@ -587,14 +587,44 @@ async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session
     assert task["task_content"]["title"] == "Last"
 
 
-async def test_a_broken_definition_is_listed_and_refused_with_its_file(tool: Tool, workspace: Path) -> None:
-    folder = make_workflow(workspace, "broken")
-    (folder / "phases" / "2" / "gate-definition.yaml").write_text("checkpoint: [")
+async def test_a_broken_phase_is_listed_and_told_and_the_others_can_be_worked_on(
+    tool: Tool, workspace: Path
+) -> None:
+    file = "phases/2/gate-definition.yaml"
+    gate = make_workflow(workspace, "broken") / file
+    sound = gate.read_text()
+    gate.write_text("checkpoint: [")
     listed = {w["workflow_type"]: w for w in (await tool(action="list_workflows"))["workflows"]}
-    assert "error" in listed["broken"] and "error" not in listed["two"]
+    assert listed["broken"]["error"].startswith(f"{file}: is not YAML") and "error" not in listed["two"]
+    begun = await tool(action="start", workflow_type="broken", target_file="a.py")
+    assert begun["warnings"] == [listed["broken"]["error"]]
+    call = {"action": "complete_phase", "session_id": begun["session_id"], "evidence": DONE}
+    passed = await tool(**call, phase=1)
+    assert passed["next_phase_content"]["warnings"] == begun["warnings"]
+    refused = await tool(**call, phase=2)
+    assert (refused["error_type"], refused["checkpoint_passed"]) == ("ValidationError", False)
+    assert refused["validation_errors"] == [f"the gate of this phase cannot be read: {begun['warnings'][0]}"]
+    assert refused["remediation"] == "mend that file; no restart is needed"
+    assert str(workspace) not in str(refused)
+    gate.write_text(sound)
+    assert (await tool(**call, phase=2))["workflow_complete"] is True
+    listed = {w["workflow_type"]: w for w in (await tool(action="list_workflows"))["workflows"]}
+    assert "error" not in listed["broken"]
+
+
+@pytest.mark.parametrize("file", ["gate-definition.yaml", "phase.md"])
+async def test_a_workflow_whose_first_phase_is_broken_is_refused_with_its_file(
+    tool: Tool, workspace: Path, file: str
+) -> None:
+    folder = make_workflow(workspace, "broken")
+    (folder / "phases" / "1" / file).write_bytes(b"\xff")
     answer = await tool(action="start", workflow_type="broken", target_file="a.py")
-    assert answer["error_type"] == "ValueError"
-    assert "phases/2/gate-definition.yaml" in answer["error"] and str(workspace) not in answer["error"]
+    assert (answer["error_type"], answer["remediation"]) == (
+        "ValueError",
+        "mend that file; no restart is needed",
+    )
+    assert f"phases/1/{file}: is not UTF-8" in answer["error"] and str(workspace) not in answer["error"]
+    assert (await tool(action="list_sessions"))["count"] == 0
 
 
 async def test_a_session_whose_workflow_is_gone_can_be_read_paused_and_deleted(

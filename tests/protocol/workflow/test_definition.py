@@ -21,6 +21,7 @@ from mcpkeep.protocol.workflow.gate import parse_gate
 from mcpkeep.protocol.workflow.listing import Listing, WorkflowSummary, by_category, summarize
 from mcpkeep.protocol.workflow.metadata import read_definition
 from mcpkeep.protocol.workflow.task import Task, read_task
+from mcpkeep.protocol.workflow.verdict import judge
 
 GATE = "checkpoint: {strict: true}\nevidence_schema: {done: {type: boolean}}\n"
 
@@ -325,25 +326,6 @@ BROKEN: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "description is a list": (folder({"description": [], "phases": ["A"]}), "'description' must be text"),
     "flag is a text": (folder({"acknowledgment_required": "yes", "phases": ["A"]}), "must be true or false"),
-    "broken gate": (
-        folder({"phases": ["A"]}, **{"phases/1/gate-definition.yaml": "checkpoint: {strict: maybe}"}),
-        "phases/1/gate-definition.yaml: checkpoint: 'strict' must be true or false",
-    ),
-    "hostile gate": (
-        folder(
-            {"phases": ["A"]},
-            **{"phases/1/gate-definition.yml": "checkpoint: {}\nvalidators: {v: 'lambda x: exec(x)'}"},
-        ),
-        "phases/1/gate-definition.yml: validator 'v': function 'exec' is not allowed",
-    ),
-    "too large a phase": (
-        folder({"phases": ["A"]}, **{"phases/1/phase.md": "a" * 300_000}),
-        "phases/1/phase.md: has 300000 bytes",
-    ),
-    "phase is no text": (
-        folder({"phases": ["A"]}, **{"phases/1-a.md": b"\xff"}),
-        "phases/1-a.md: is not UTF-8",
-    ),
     "unknown parser": (
         folder({"total_phases": "dynamic", "dynamic_config": {"parser": "other"}}),
         "parser 'other' is not known",
@@ -357,6 +339,67 @@ def test_what_is_broken_is_an_error_with_file_and_reason(files: dict[str, bytes]
         read_definition("f", files)
     assert said in str(caught.value)
     assert str(caught.value) == f"{caught.value.file}: {caught.value.reason}"
+
+
+GATES = {
+    "empty": ("", "must be a mapping with 'checkpoint' and 'evidence_schema'"),
+    "only a comment": ("# soon\n", "must be a mapping with 'checkpoint' and 'evidence_schema'"),
+    "asks nothing": ("validators: {}", "has neither 'checkpoint' nor 'evidence_schema'"),
+    "half true": ("checkpoint: {strict: maybe}", "checkpoint: 'strict' must be true or false"),
+    "hostile": (
+        "checkpoint: {}\nvalidators: {v: 'lambda x: exec(x)'}",
+        "validator 'v': function 'exec' is not allowed",
+    ),
+    "unknown type": ("evidence_schema: {a: {type: bool}}", "field 'a': type must be one of boolean"),
+}
+
+
+@pytest.mark.parametrize(("gate", "said"), GATES.values(), ids=GATES)
+@pytest.mark.parametrize("evidence", [{}, {"done": True, "override": {"reason": "r"}}])
+def test_a_gate_that_cannot_be_read_closes_its_phase_and_no_other(
+    gate: str, said: str, evidence: dict[str, object]
+) -> None:
+    files = {"phases/1/gate-definition.yaml": GATE, "phases/2/gate-definition.yaml": gate}
+    found = read_definition("f", folder({"phases": ["A", "B"]}, **files))
+    reason = f"phases/2/gate-definition.yaml: {said}"
+    assert judge(found.phases[0].gate, {"done": True}).passed
+    verdict = judge(found.phases[1].gate, evidence)
+    assert (verdict.passed, verdict.evidence_accepted) == (False, ())
+    assert verdict.validation_errors[0].startswith(f"the gate of this phase cannot be read: {reason}")
+    assert (found.phases[0].warnings, found.phases[1].warnings) == ((), found.warnings)
+    assert found.warnings[0].startswith(reason) and str(summarize(found).error).startswith(reason)
+    known = by_category([summarize(found)], "nothing").warning
+    assert known == "no workflow has category 'nothing'; there are: general"
+
+
+def test_the_gate_of_a_spec_s_phases_closes_them_where_it_cannot_be_read() -> None:
+    found = read_definition("f", DYNAMIC | {"phases/dynamic/gate-definition.yaml": b""})
+    whole = expand(found, source="s", data=SPEC)
+    assert [judge(phase.gate, {"done": True}).passed for phase in whole.phases] == [True, False, False]
+    assert str(summarize(found).error).startswith("phases/dynamic/gate-definition.yaml: must be")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"a" * 300_000, "has 300000 bytes"), ("caf\u00e9".encode("latin-1"), "is not UTF-8")],
+)
+def test_a_text_that_cannot_be_read_is_told_where_it_would_be_shown(text: bytes, said: str) -> None:
+    files = {
+        "phases/2/phase.md": text,
+        "phases/1/task-1-a.md": text,
+        "phases/dynamic/phase-template.md": text,
+    }
+    found = read_definition("f", folder({"phases": ["A", "B"]}, **files))
+    (task,) = phase_tasks(found.phases[0])
+    assert (task.content, task.warning) == ("# Task 1: a\n", found.warnings[0])
+    assert phase_content(found.phases[0]).warnings == (task.warning,)
+    assert task.warning.startswith(f"phases/1/task-1-a.md: {said}")
+    with pytest.raises(DefinitionError, match=rf"phases/2/phase\.md: {said}"):
+        phase_content(found.phases[1])
+    assert str(summarize(found).error).startswith(f"phases/2/phase.md: {said}")
+    dynamic = read_definition("f", folder({"total_phases": "dynamic"}, **files))
+    assert dynamic.dynamic == DynamicPhases()
+    assert dynamic.warnings[0].startswith(f"phases/dynamic/phase-template.md: {said}")
 
 
 ROOT = (
