@@ -11,6 +11,9 @@ from mcpkeep.protocol.workflow.markdown import MarkdownError, decode_markdown
 
 __all__ = ["Folder", "TaskFile", "task_file"]
 
+MAX_NAME = 255
+"""Characters of a file's name, as on disks; the time to match one grows with their square."""
+
 _PHASE = r"phases/(?:phase[-_ ]?)?0*(\d{1,4})(?:[-_. ][^/]*)?"
 _PHASE_FILE = re.compile(_PHASE + r"\.md", re.IGNORECASE)
 _PHASE_FOLDER = re.compile(_PHASE + "/", re.IGNORECASE)
@@ -35,7 +38,8 @@ class TaskFile(NamedTuple):
 
 def task_file(path: str) -> TaskFile | None:
     """What the name of a file says of a task; None where it says nothing."""
-    match = _TASK_FILE.fullmatch(re.split(r"[/\\]", path)[-1])
+    name = re.split(r"[/\\]", path)[-1]
+    match = _TASK_FILE.fullmatch(name) if len(name) <= MAX_NAME else None
     return TaskFile(path, int(match[1]), match[2]) if match else None
 
 

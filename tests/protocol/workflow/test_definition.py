@@ -305,27 +305,12 @@ def test_a_wrong_total_is_a_warning_and_the_phases_count() -> None:
 BROKEN: dict[str, tuple[dict[str, bytes], str]] = {
     "no metadata": ({"phases/1/phase.md": b""}, "metadata.json: is not there"),
     "no JSON": ({"metadata.json": b"{"}, "metadata.json: is not JSON"),
-    "a list": ({"metadata.json": b"[]"}, "metadata.json: metadata.json must be an object"),
+    "a list": ({"metadata.json": b"[]"}, "metadata.json: must be an object"),
     "deep": ({"metadata.json": b'{"phases":' + b"[" * 100_000}, "metadata.json: is not JSON"),
     "too large": ({"metadata.json": b" " * 2_000_000}, "metadata.json: has 2000000 bytes"),
     "huge number": ({"metadata.json": b'{"version": 1e9999}'}, "metadata.json: is not JSON"),
     "no phases": (folder({"name": "f"}), "metadata.json: there are no phases"),
-    "phases are a text": (folder({"phases": "all"}), "metadata.json: 'phases' must be a list"),
-    "a phase is a number": (folder({"phases": [1]}), "metadata.json: 'phases', entry 0 must be an object"),
-    "phase number is a text": (folder({"phases": [{"number": "1-N"}]}), "must be a number from 0, not '1-N'"),
-    "phase number is negative": (folder({"phases": [{"number": -1}]}), "must be a number from 0, not -1"),
-    "phase number is true": (folder({"phases": [{"number": True}]}), "must be a number from 0, not True"),
-    "phase stands twice": (folder({"phases": [{"number": 1}, {"number": 1}]}), "phase 1 stands twice"),
-    "task stands twice": (
-        folder({"phases": [{"number": 1, "tasks": [{"task_number": 1}, {"task_number": 1}]}]}),
-        "'task_number' must be a number of its own",
-    ),
-    "name leads elsewhere": (
-        folder({"workflow_type": "../../x", "phases": ["A"]}),
-        "'workflow_type' must be",
-    ),
-    "description is a list": (folder({"description": [], "phases": ["A"]}), "'description' must be text"),
-    "flag is a text": (folder({"acknowledgment_required": "yes", "phases": ["A"]}), "must be true or false"),
+    "too many phases": (folder({"phases": ["A"] * 101}), "there are 101 phases, more than 100"),
     "unknown parser": (
         folder({"total_phases": "dynamic", "dynamic_config": {"parser": "other"}}),
         "parser 'other' is not known",
@@ -339,6 +324,84 @@ def test_what_is_broken_is_an_error_with_file_and_reason(files: dict[str, bytes]
         read_definition("f", files)
     assert said in str(caught.value)
     assert str(caught.value) == f"{caught.value.file}: {caught.value.reason}"
+
+
+def test_numbers_are_taken_as_they_are_meant() -> None:
+    tasks = [{"task_number": "1", "name": "a"}, {"task_number": 2.0, "name": "b"}, "task-3-c.md", "d"]
+    phases = [{"phase_number": "Phase 0"}, {"phase_number": "01", "tasks": tasks}, {"number": 2.0}]
+    found = read_definition("f", folder({"phases": phases}, **{"phases/1/task-3-c.md": "c"}))
+    assert [phase.number for phase in found.phases] == [0, 1, 2]
+    named = [(task.number, task.name) for task in phase_tasks(found.phases[1])]
+    assert (named, found.warnings) == ([(1, "a"), (2, "b"), (3, "c"), (4, "d")], ())
+
+
+@pytest.mark.parametrize("number", ["1-N", -1, True, 0, 1.5, [], 10_000])
+def test_a_phase_of_no_number_of_its_own_is_closed_and_the_others_stand(number: object) -> None:
+    files = {f"phases/{n}/gate-definition.yaml": GATE for n in range(3)}
+    phases = [{"number": 0}, {"number": number}, {"number": 1}]
+    found = read_definition("f", folder({"phases": phases}, **files))
+    wrong = f"'phase_number' must be a number of its own from 0, not {number!r}"
+    told = f"metadata.json: 'phases', entry 1: {wrong}"
+    assert [(p.number, judge(p.gate, {"done": True}).passed, p.warnings) for p in found.phases] == [
+        (0, True, ()),
+        (1, True, ()),
+        (2, False, (f"{told}; it is phase 2, and closed",)),
+    ]
+    assert summarize(found).error == told
+
+
+def test_an_entry_that_is_no_phase_is_closed_and_takes_no_other_s_place() -> None:
+    found = read_definition("f", folder({"phases": [None, {"number": 1}]}))
+    assert [(phase.number, judge(phase.gate, {}).passed) for phase in found.phases] == [(1, True), (2, False)]
+    assert "metadata.json: 'phases', entry 0: must be an object, not None" in found.warnings
+
+
+def test_a_task_whose_number_stands_twice_gets_the_next_free_one() -> None:
+    tasks: list[dict[str, object]] = [{"task_number": n, "name": str(n)} for n in (1, 1, 3, "x", 2)]
+    (phase,) = read_definition("f", folder({"phases": [{"tasks": tasks}]})).phases
+    assert [(task.number, task.name) for task in phase_tasks(phase)] == [
+        (1, "1"),
+        (2, "2"),
+        (3, "3"),
+        (4, "1"),
+        (5, "x"),
+    ]
+    assert phase.warnings == (
+        "metadata.json: phase 1, task 2: 'task_number' must be a number of its own, not 1; it is task 4",
+        "metadata.json: phase 1, task 4: 'task_number' must be a number of its own, not 'x'; it is task 5",
+    )
+
+
+def test_a_member_that_is_plainly_wrong_counts_as_absent_and_is_told() -> None:
+    metadata = {
+        "workflow_type": "../../x",
+        "description": [],
+        "acknowledgment_required": "True",
+        "tags": {"a": 1},
+        "phases": [{"purpose": ["p"], "requires_restart": 3}],
+        "dynamic_config": [],
+    }
+    found = read_definition("f", folder(metadata))
+    assert (found.workflow_type, found.description, found.tags) == ("f", "f", ())
+    assert (found.acknowledgment_required, found.phases[0].requires_restart) == (True, False)
+    assert found.phases[0].purpose == ""
+    assert found.warnings == (
+        "metadata.json: 'workflow_type' must be letters, digits, '_', '-' and '.', not '../../x'",
+        "metadata.json: 'phases', entry 0: 'purpose' must be text, not ['p']",
+        "metadata.json: 'phases', entry 0: 'requires_restart' must be true or false, not 3",
+        "metadata.json: 'description' must be text, not []",
+        "metadata.json: 'tags' must be a list of texts, not {'a': 1}",
+    )
+    odd = read_definition("f", folder({"phases": "all"}, **{"phases/0/phase.md": "P"}))
+    assert ([phase.content for phase in odd.phases], len(odd.warnings)) == (["P"], 1)
+
+
+def test_thousands_of_odd_entries_are_read_at_once_and_told_in_short() -> None:
+    tasks: list[dict[str, object]] = [{"task_number": 1, "file": f"task-1-{n % 50}.md"} for n in range(5_000)]
+    tasks[0]["file"], tasks[1]["file"] = "task-1" + "-" * 300_000, "task-" + "0" * 300_000
+    files = {f"phases/1/task-2-{n}.md": "" for n in range(900)}
+    found = read_definition("f", folder({"phases": [{"tasks": tasks}]}, **files))
+    assert len(found.warnings) == len(found.phases[0].warnings) == 100
 
 
 GATES = {
