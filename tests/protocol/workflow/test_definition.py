@@ -216,9 +216,9 @@ def test_a_task_whose_file_was_renumbered_is_found_by_its_words_and_the_agent_is
     assert tuple(read_task(task).warnings for task in phase_tasks(phase)) == tuple((text,) for text in told)
 
 
-def test_by_its_number_a_task_gets_no_file_that_another_one_names() -> None:
+def test_no_task_gets_a_file_that_another_one_names_by_its_words_or_its_number() -> None:
     tasks = [
-        {"task_number": 1, "file": "task-1-gone.md"},
+        {"task_number": 1, "file": "task-9-mine.md"},
         {"task_number": 2, "file": "task-1-mine.md"},
         {"task_number": 3, "file": "task-3-old-words.md"},
     ]
@@ -226,7 +226,7 @@ def test_by_its_number_a_task_gets_no_file_that_another_one_names() -> None:
     (phase,) = read_definition("f", folder({"phases": [{"tasks": tasks}]}, **texts)).phases
     assert [(task.number, task.content) for task in phase.tasks or ()] == [(1, ""), (2, "mine"), (3, "new")]
     assert phase.warnings == (
-        "metadata.json: phase 1, task 1 names 'task-1-gone.md', which is not there",
+        "metadata.json: phase 1, task 1 names 'task-9-mine.md', which is not there",
         "metadata.json: phase 1, task 3 names 'task-3-old-words.md', which is not there; "
         "'phases/1/task-3-new-words.md' stands for it",
     )
