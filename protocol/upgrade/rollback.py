@@ -134,11 +134,18 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
 
 
 def order_restored(
-    session_id: str, former: str | None, release: str, *, left: Mapping[str, str], undoes: Sequence[str]
+    session_id: str,
+    former: str | None,
+    release: str,
+    *,
+    carried_over: Sequence[str] = (),
+    left: Mapping[str, str],
+    undoes: Sequence[str],
 ) -> ChangeOrder:
     """The switch to the release of a backup whose folders stand already: links, index and server.
 
-    `left` are files of the former release that are in the way, with their SHA-256.
+    `left` are those of the files carried over that are the former release's and in the way, with their
+    SHA-256.
     """
     return ChangeOrder(
         session_id=session_id,
@@ -151,6 +158,7 @@ def order_restored(
         expected=dict(left),
         swap_index=former != release,
         undoes=tuple(undoes),
+        kept=tuple(path for path in carried_over if path not in left),
     )
 
 

@@ -85,7 +85,7 @@ def plan_restored(
         if sha is not None and digest(at.base / path) == sha:
             left[path] = sha
     undoes = [record.session_id for record in records]
-    return order_restored(session_id, former, release, left=left, undoes=undoes)
+    return order_restored(session_id, former, release, carried_over=carried_over, left=left, undoes=undoes)
 
 
 def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
@@ -119,6 +119,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             aside[path] = (conflicts / path).relative_to(at.base).as_posix()
     sync_folders(folders, calls=calls)
     merged, restored = by_path[Return.MERGE], by_path[Return.RESTORE] + by_path[Return.REMOVE]
+    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
     order = ChangeOrder(
         session_id=session_id,
         kind="rollback",
@@ -130,8 +131,9 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         expected=expected,
         swap_index=any(record.swapped_index for record in way.changes),
         undoes=tuple(record.session_id for record in way.changes),
+        merged=tuple(merged),
+        kept=tuple(kept),
     )
-    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
     return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
