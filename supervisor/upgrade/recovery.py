@@ -229,6 +229,7 @@ class _Recovery:
         if not isinstance(to, str) or state.begun.options.get("restore"):
             return to if isinstance(to, str) else None
         known = any(to in (record.from_release, record.backup_id) for record in self._changes.made.records())
+        known = known or os.path.isdir(self._changes.layout.backups / to)
         return to if known or default is None else default
 
     def _planned(self, session_id: str, to: str | None) -> tuple[ChangeOrder, tuple[str, ...]]:
