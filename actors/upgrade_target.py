@@ -18,13 +18,17 @@ __all__ = ["find_backup", "plan_way_back", "probe", "provide_release", "verify"]
 async def plan_way_back(
     world: UpgradeWorld, session_id: str, to: str | None, *, step: Progress
 ) -> tuple[RollbackPlan, tuple[str, ...]]:
-    """Stage the way back by the changes, to a release that can be started; what is worth knowing, in words.
+    """Stage the way back, to a release that can be started; what is worth knowing, in words.
 
     Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
     """
     step("planning the way back")
     backups = () if to is None else await _backups(world)
     target = resolve_target(await world.changes.records(), backups, to)
+    told: tuple[str, ...] = ()
+    if target.merges and target.backup_id is not None:
+        await verify(world, target.backup_id, step=step)
+        told = (f"backup {target.backup_id} was merged with what stood here: what you edited since stays",)
     step(f"staging the way back, and looking whether release {target.release} can be started")
     staged, problems = await both(
         lambda: _stage(world, session_id, target.to), lambda: probe(world, target.release)
@@ -32,10 +36,10 @@ async def plan_way_back(
     if not problems:
         if isinstance(staged, UpgradeFailed):
             raise staged
-        return staged, ()
+        return staged, told
     rebuilt = await _rebuild(world, target.release, problems, target.backup_id, step=step)
     step("staging the way back")
-    return await world.changes.plan_rollback(session_id, target.to), rebuilt
+    return await world.changes.plan_rollback(session_id, target.to), (*told, *rebuilt)
 
 
 async def _stage(world: UpgradeWorld, session_id: str, to: str | None) -> RollbackPlan | UpgradeFailed:

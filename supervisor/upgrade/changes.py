@@ -188,7 +188,7 @@ class ChangeFiles:
     def _require_possible(self, order: ChangeOrder) -> None:
         at = self.layout
         release = self.require_release(order.to_release)
-        require_inside(at.base, (*order.written, *order.removed, INDEX))
+        require_inside(at.base, (*order.written, *order.removed, INDEX))  # another index was looked at
         if both := set(order.written) & set(order.removed):
             raise UpgradeFailed(
                 f"{min(both)!r} is to be written and to be removed", remediation="report this as a fault"
@@ -276,9 +276,11 @@ class ChangeFiles:
             # It comes from where the change that is gone back over put it, and not from staging.
             staged = next((index_place(r) for r in self.made.records() if _leads_from(r, order)), None)
         else:
-            staged = f"{order.staged_root}/{INDEX}"
+            root = at.base / order.staged_root
+            staged = os.path.relpath(Layout(root.parent, root).vector_index, at.base)
         kept = index_place(order) if at.vector_index.is_dir() else None
-        return SwapFolder(INDEX, staged if staged and (at.base / staged).is_dir() else None, kept)
+        live = os.path.relpath(at.vector_index, at.base)
+        return SwapFolder(live, staged if staged and (at.base / staged).is_dir() else None, kept)
 
     def _file_steps(self, order: ChangeOrder, *, first: bool) -> Iterator[Step]:
         base, change = self.layout.base, f"{OWN}/changes/{order.session_id}"

@@ -13,6 +13,7 @@ from mcpkeep.protocol.upgrade.backup import BackedUpFile
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.left_out import is_left_out
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.workspace import index_folder
 
 __all__ = [
     "Check",
@@ -63,6 +64,7 @@ def walk(root: Path, *, content: bool = False) -> Tree:
     files: list[str] = []
     links: list[str] = []
     left_out: list[str] = []
+    index = os.path.relpath(index_folder(str(root)), root) if content else None
 
     def enter(prefix: str) -> None:
         try:
@@ -77,7 +79,7 @@ def walk(root: Path, *, content: bool = False) -> Tree:
             return
         for entry in entries:
             path = prefix + entry.name
-            if content and is_left_out(path):
+            if content and (path == index or is_left_out(path)):
                 left_out.append(path)
             elif not _can_be_written_down(path):
                 raise UpgradeFailed(

@@ -97,7 +97,7 @@ class DirectServer:
         """Boot the release on the live workspace, up to its list of tools. Raises UpgradeFailed."""
         await self.drop()
         release = await anyio.to_thread.run_sync(read_release, self._layout, release_id)
-        await anyio.to_thread.run_sync(drop_unfinished, self._layout.base)
+        await anyio.to_thread.run_sync(drop_unfinished, self._layout)
         doing = "starting the server on the workspace"
         progress(doing)
         workspace = self._layout.workspace

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import CODE_PARTS
+from mcpkeep.protocol.upgrade.places import BASES, CODE_PARTS
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.copying import Check, spread, unreadable, walk
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
@@ -44,6 +44,9 @@ def fill_staging(
         try:
             calls.mkdir(filling)
             copy_content(layout.base, filling / layout.staged(session_id).name, calls=calls, check=check)
+            for name in BASES[1:]:
+                if os.path.lexists(layout.workspace / name):  # settings may name it so
+                    calls.symlink(BASES[0], filling / name)
             calls.sync_tree(filling)
             calls.rename(filling, staging)
         except BaseException:
