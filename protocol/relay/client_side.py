@@ -16,6 +16,7 @@ from mcpkeep.protocol.relay.jsonrpc import (
     decode_message,
     encode_error,
     encode_result,
+    odd_id,
     split_batch,
 )
 from mcpkeep.protocol.relay.link import Link
@@ -188,6 +189,10 @@ class ClientSide(Side):
     def _refuse_line(self, line: bytes, error: ProtocolError) -> None:
         scanner = IdScanner()
         scanner.feed(line)
+        if scanner.id is None and (odd := odd_id(line)) is not None:
+            text = f"an id must be a string or an integer, and this one is {bytes(odd).decode()}"
+            self._out.client.append(encode_error(odd, INVALID_REQUEST, text))
+            return
         is_batch = line.lstrip().startswith(b"[") and split_batch(line) is not None
         code = PARSE_ERROR if scanner.id is None and not is_batch else INVALID_REQUEST
         text = f"the client's message cannot be carried: {error}"

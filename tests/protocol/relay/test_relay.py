@@ -166,8 +166,7 @@ def test_an_unknown_tool_makes_us_learn_the_tools_once() -> None:
         (b'{"jsonrpc":"2.0","id":5,"method":"m","x":NaN}\n', 5, -32600),
         (b'{"jsonrpc":"2.0","id":"a","method":7}\n', "a", -32600),
         (b'{"jsonrpc":"1.0","id":5,"method":"m"}\n', 5, -32600),
-        (b'{"jsonrpc":"2.0","id":1.5,"method":"m"}\n', None, -32700),
-        (b'{"jsonrpc":"2.0","id":null,"method":"m"}\n', None, -32700),
+        (b'{"jsonrpc":"2.0","id":null,"method":"m"}\n', None, -32600),
         (b"[]\n", None, -32600),
         (b"[1]\n", None, -32700),
         (b"[[1]]\n", None, -32600),
@@ -181,6 +180,15 @@ def test_a_bad_line_of_the_client_is_answered_and_goes_nowhere(
 ) -> None:
     to, answer = only(Script.legacy().client(bad))
     assert to == "client" and (answer["id"], answer["error"]["code"]) == (id_, code)
+
+
+@pytest.mark.parametrize("id_", ["7.0", "1.5", "-1E2", "1e400", "null"])
+def test_a_number_that_is_no_integer_is_refused_as_id_under_that_very_id(id_: str) -> None:
+    relay = Script.legacy().relay
+    relay.from_client([b'{"method":"m", "id" : %s ,"jsonrpc":"2.0"}\n' % id_.encode()], 0)
+    text = f"an id must be a string or an integer, and this one is {id_}"
+    error = '{"code":-32600,"message":"%s"}' % text
+    assert relay.output.client == [f'{{"jsonrpc":"2.0","id":{id_},"error":{error}}}\n'.encode()]
 
 
 def test_a_line_too_long_of_the_client_is_answered_with_its_id() -> None:
