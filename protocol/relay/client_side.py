@@ -83,9 +83,9 @@ class ClientSide(Side):
             and link.is_open
             and (call.bound or not (self._succession.holding and link is self._succession.serving))
         ):
-            self._calls.send(call, link)
             if method == "tools/call" and params.name not in self._listing.tools:
-                self._takeover.learn_tools(link)
+                self._takeover.learn_tools(link)  # ahead of it: many servers do one thing at a time
+            self._calls.send(call, link)
         elif (unavailable := self._succession.unavailable) is not None:
             self._calls.hold(call, now)
             self._calls.fail_unavailable(call, unavailable.exit, unavailable.detail)

@@ -146,12 +146,38 @@ def test_a_child_without_logging_is_not_asked_for_it() -> None:
     assert len(to_client(script.take())) == 1
 
 
-def test_an_unknown_tool_makes_us_learn_the_tools_once() -> None:
+def test_an_unknown_tool_makes_us_learn_the_tools_once_and_ahead_of_the_call() -> None:
     script = Script.legacy()
-    assert [m.get("own") for m in to_child(script.client(call(1), call(2)), 1)] == [None, "tools/list", None]
+    assert to_child(script.client(call(1), call(2)), 1) == [{"own": "tools/list"}, call(1), call(2)]
     script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
     assert to_child(script.client(call(3), call(4, "unknown")), 1) == [call(3), call(4, "unknown")]
     assert script.relay.status().server_tools == ("echo",)
+
+
+def test_a_modern_client_that_opens_by_a_call_makes_us_learn_the_tools_too() -> None:
+    script = Script()
+    script.attach(1)
+    first = modern(1, "tools/call", {"name": "echo"})
+    assert to_child(script.client(first), 1) == [{"own": "tools/list", "_meta": ENVELOPE}, first]
+    script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
+    assert to_client(script.exit(1)) == []
+    assert script.relay.status().held == 1
+
+
+def test_no_request_of_ours_goes_out_before_the_client_has_said_initialized() -> None:
+    script = Script()
+    script.attach(1)
+    script.client(initialize())
+    script.child(1, result(0, initialized()))
+    assert to_child(script.client(call(1)), 1) == [call(1)]
+
+
+def test_a_harmless_call_of_a_client_that_never_lists_goes_out_again_after_a_crash() -> None:
+    script = Script.legacy()
+    script.client(call(1))
+    script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
+    assert to_client(script.exit(1)) == []
+    assert to_child(script.opened(2), 2)[-1] == call(1)
 
 
 # Bad lines of the client

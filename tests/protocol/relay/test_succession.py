@@ -105,7 +105,7 @@ def test_a_candidate_of_another_version_is_refused_and_the_old_child_serves_on(
     [refused] = script.answer(2, "initialize", answer)
     assert isinstance(refused, ChildRefused) and refused.generation == 2
     assert refused.reason.startswith(reason)
-    assert to_child(script.client(call(1)), 1)[0] == call(1)
+    assert to_child(script.client(call(1)), 1) == [{"own": "tools/list"}, call(1)]
 
 
 def test_a_candidate_that_answers_the_opening_with_an_error_is_refused() -> None:
