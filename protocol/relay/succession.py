@@ -81,7 +81,7 @@ class Succession:
         """Do what the child actor decided."""
         match order:
             case ChildAttached(generation, beside):
-                self._attach(Link(generation), beside=beside)
+                self._attach(Link(generation, now), beside=beside)
             case ChildPromoted(generation):
                 self._promote(generation, now)
             case ChildFrozen():

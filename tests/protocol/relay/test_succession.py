@@ -543,6 +543,20 @@ def test_a_hold_whose_next_child_never_opens_ends_by_the_hold_limit() -> None:
     assert list(map(brief, to_client(script.tick(10)))) == [lost(1, "child_unavailable", retryable=True)]
 
 
+def test_what_waits_for_a_server_that_hangs_in_initialize_is_told_that_and_no_older_exit() -> None:
+    script = Script.legacy(hold=10.0).listed(RISKY)
+    script.exit(1)
+    script.now = 3.0
+    script.client(call(1))
+    script.now = 4.0
+    script.attach(2)
+    error = told(script.tick(13))["error"]
+    assert error["message"].startswith(
+        "The MCP server runs, but has not answered initialize for 9 s: tools/call waited 10 s for it in vain. "
+    )
+    assert (error["data"]["exit_code"], error["data"]["signal"], error["data"]["stderr_tail"]) == (None, None, [])
+
+
 def test_a_crash_while_holding_answers_what_was_in_flight_and_keeps_what_waits() -> None:
     script = Script.legacy().listed(RISKY)
     script.client(call(1))
