@@ -117,7 +117,7 @@ class Takeover:
         return changes
 
     def learn_tools(self, link: Link) -> None:
-        """Ask for the tools once, so that their annotations are known; no legacy child before `initialized`."""
+        """Ask for the tools once, so that their annotations are known; never before `initialized`."""
         modern = self._opening.era is Era.MODERN
         has_tools = modern if link.capabilities is None else "tools" in link.capabilities
         if has_tools and (modern or self._opening.initialized):

@@ -213,7 +213,7 @@ def test_a_number_that_is_no_integer_is_refused_as_id_under_that_very_id(id_: st
     relay = Script.legacy().relay
     relay.from_client([b'{"method":"m", "id" : %s ,"jsonrpc":"2.0"}\n' % id_.encode()], 0)
     text = f"an id must be a string or an integer, and this one is {id_}"
-    error = '{"code":-32600,"message":"%s"}' % text
+    error = f'{{"code":-32600,"message":"{text}"}}'
     assert relay.output.client == [f'{{"jsonrpc":"2.0","id":{id_},"error":{error}}}\n'.encode()]
 
 

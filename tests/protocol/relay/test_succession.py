@@ -552,9 +552,13 @@ def test_what_waits_for_a_server_that_hangs_in_initialize_is_told_that_and_no_ol
     script.attach(2)
     error = told(script.tick(13))["error"]
     assert error["message"].startswith(
-        "The MCP server runs, but has not answered initialize for 9 s: tools/call waited 10 s for it in vain. "
+        "The MCP server runs, but has not answered initialize for 9 s: tools/call waited 10 s for it in vain."
     )
-    assert (error["data"]["exit_code"], error["data"]["signal"], error["data"]["stderr_tail"]) == (None, None, [])
+    assert (error["data"]["exit_code"], error["data"]["signal"], error["data"]["stderr_tail"]) == (
+        None,
+        None,
+        [],
+    )
 
 
 def test_a_crash_while_holding_answers_what_was_in_flight_and_keeps_what_waits() -> None:
