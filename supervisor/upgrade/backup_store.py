@@ -346,7 +346,7 @@ def _link_target(path: str, base: Path) -> str:
         raise unreadable(path, e) from e
     except UnicodeEncodeError as e:
         remediation = "make it anew, or move it out of the installation"
-        raise no_text(f"the link {path!r} has a target", os.fsencode(target), remediation) from e
+        raise no_text(f"the link {path!r} has a target", os.fsencode(e.object), remediation) from e
     return target
 
 
