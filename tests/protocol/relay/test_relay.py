@@ -180,6 +180,13 @@ def test_a_harmless_call_of_a_client_that_never_lists_goes_out_again_after_a_cra
     assert to_child(script.opened(2), 2)[-1] == call(1)
 
 
+def test_a_first_call_that_waited_for_a_child_goes_behind_our_listing_too() -> None:
+    script = Script.legacy()
+    script.exit(1)
+    script.client(call(1))
+    assert to_child(script.opened(2), 2)[-2:] == [{"own": "tools/list"}, call(1)]
+
+
 # Bad lines of the client
 
 

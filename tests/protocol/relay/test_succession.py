@@ -62,6 +62,7 @@ def test_a_next_child_is_opened_with_the_clients_words_and_the_negotiated_versio
     assert script.client(call(5)) == []
     assert script.answer(2, "initialize", initialized(version="2024-11-05")) == [
         ("child 2", READY),
+        ("child 2", {"own": "tools/list"}),
         ("child 2", call(5)),
         ChildReady(2),
     ]
@@ -163,7 +164,7 @@ def test_a_candidate_from_before_the_handshake_is_opened_when_it_comes_to_serve(
     assert [m["own"] for m in to_child(events, 2)] == ["initialize"] and effects(events) == [ChildDrained(1)]
     assert script.client(call(1)) == []
     events = script.answer(2, "initialize", initialized())
-    assert to_child(events, 2)[:2] == [READY, call(1)]
+    assert to_child(events, 2) == [READY, {"own": "tools/list"}, call(1)]
 
 
 def test_no_server_for_discover_and_then_initialize_opens_a_legacy_session() -> None:
@@ -191,7 +192,8 @@ def test_a_modern_child_is_asked_to_discover_first_and_serves_at_once() -> None:
     script.exit(1)
     script.client(modern(1, "tools/call", {"name": "echo"}))
     events = script.attach(2)
-    assert [m.get("own", m.get("method")) for m in to_child(events, 2)] == ["server/discover", "tools/call"]
+    methods = [m.get("own", m.get("method")) for m in to_child(events, 2)]
+    assert methods == ["server/discover", "tools/list", "tools/call"]
     assert effects(script.answer(2, "server/discover", discovered())) == [ChildReady(2)]
 
 
