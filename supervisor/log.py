@@ -134,6 +134,7 @@ class _RotatingFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._fd: int | None = None
+        self._made = False
         self._cut = False
 
     def write(self, data: bytes) -> None:
@@ -154,11 +155,19 @@ class _RotatingFile:
             os.close(self._fd)
             self._fd = None
         if self._fd is None:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            self._make_folder()
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)  # a fifo must not block either
             self._cut = False
         return self._fd
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self._path)
+        if not self._made:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        elif not os.path.isdir(folder):
+            os.mkdir(folder, 0o700)  # not what is above it: a workspace that was moved is not made anew
+        self._made = True
 
     def _is_at_path(self, fd: int) -> bool:
         try:

@@ -42,7 +42,7 @@ from mcpkeep.supervisor.durable import (
     write_durably,
 )
 from mcpkeep.supervisor.older_sessions import read_older
-from mcpkeep.supervisor.session_failure import storage_failure
+from mcpkeep.supervisor.session_failure import WORKSPACE_GONE, storage_failure, workspace_gone
 from mcpkeep.supervisor.session_folder import (
     current_file,
     differs,
@@ -72,17 +72,26 @@ class _Tombstone(msgspec.Struct, frozen=True):
 class SessionFiles:
     """The files. `save` and `delete` may run in several threads, for different sessions; the rest in one.
 
-    `older` are folders that hold sessions of prAxIs OS: read once, never changed.
+    `older` are folders that hold sessions of prAxIs OS: read once, never changed. The folder is made where it
+    is missing, but not without the workspace, nor in place of one that was moved.
     """
 
     def __init__(
-        self, folder: Path, *, who: str, older: Sequence[Path] = (), calls: FileCalls = OS_CALLS
+        self,
+        folder: Path,
+        *,
+        who: str,
+        workspace: Path | None = None,
+        older: Sequence[Path] = (),
+        calls: FileCalls = OS_CALLS,
     ) -> None:
         self._folder = folder
+        self._workspace = workspace
         self._older = older
         self._calls = calls
         self._lock = WriterLock(folder / ".lock", who=who)
         self._writing = False
+        self._was_moved = False
         self._sync = FolderSync(folder, calls=calls)
         self._stamps: dict[str, Stamp] = {}
         """Of each session's file, as last read or written here; no entry where it has no file."""
@@ -124,6 +133,8 @@ class SessionFiles:
             if seen is None or seen[0] != mtime or seen[1] - mtime / 1e9 < _RACY_SECONDS:
                 self._scan()
         except FileNotFoundError:
+            if self._is_gone():
+                return self._news(WORKSPACE_GONE)
             self._carry(set())
         except OSError as e:
             return self._news(f"the sessions' folder cannot be read: {e.strerror}")
@@ -142,6 +153,9 @@ class SessionFiles:
         if self._is_writer():
             return self._news()
         self._writing = False
+        if self._is_gone():
+            self._lock.release()
+            raise workspace_gone()
         try:
             make_folders(self._folder, calls=self._calls)
             if not self._lock.acquire():
@@ -252,6 +266,12 @@ class SessionFiles:
         """Let another process be the writer."""
         self._writing = False
         self._lock.release()
+
+    def _is_gone(self) -> bool:
+        """Whether to make the folder would make a ghost of a workspace that was moved or removed."""
+        self._was_moved |= self._lock.was_moved
+        moved = self._was_moved and not os.path.lexists(self._folder)
+        return moved or (self._workspace is not None and not self._workspace.is_dir())
 
     def _paths(self, session_id: str) -> tuple[Path, Path]:
         return current_file(self._folder, session_id), previous_file(self._folder, session_id)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "copy_file",
     "hash_file",
     "hash_link",
+    "no_text",
     "spread",
     "unreadable",
     "walk",
@@ -82,10 +84,8 @@ def walk(root: Path, *, content: bool = False) -> Tree:
             if content and (path == index or is_left_out(path)):
                 left_out.append(path)
             elif not _can_be_written_down(path):
-                raise UpgradeFailed(
-                    f"{os.fsencode(path)!r} has a name that is not valid UTF-8",
-                    remediation="rename it, or move it out of the installation",
-                )
+                name = os.fsencode(path)
+                raise no_text(f"{name!r} has a name", name, "rename it, or move it out of the installation")
             elif entry.is_symlink():
                 links.append(path)
             elif entry.is_dir():
@@ -98,6 +98,18 @@ def walk(root: Path, *, content: bool = False) -> Tree:
 
     enter("")
     return Tree(folders, tuple(sorted(files)), tuple(sorted(links)), tuple(sorted(left_out)))
+
+
+def no_text(what: str, name: bytes, remediation: str) -> UpgradeFailed:
+    """The refusal of a name that Python cannot write as UTF-8: it is none, or Python was told otherwise."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return UpgradeFailed(f"{what} that is not valid UTF-8", remediation=remediation)
+    return UpgradeFailed(
+        f"{what} that is valid UTF-8, but Python was told to take names for {sys.getfilesystemencoding()}",
+        remediation="start mcpkeep with PYTHONUTF8=1, or with a locale such as LC_ALL=C.UTF-8",
+    )
 
 
 def copy_file(

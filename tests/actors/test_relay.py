@@ -191,7 +191,7 @@ async def test_an_unchanged_message_goes_on_as_the_bytes_it_came_as() -> None:
     world = World().opened()
     odd = b'{ "id":1.5e0 , "jsonrpc":"2.0", "method":"x"}\n'
     world.ends.client_data(odd)
-    assert world.client.messages()[0]["error"]["code"] == -32700
+    assert world.client.messages()[0]["error"]["code"] == -32600
     odd = '{ "method" : "custom",\t"id":"é\u2028","jsonrpc":"2.0","extra":[1, 2] }\n'.encode()
     for at in range(len(odd)):
         world.ends.client_data(odd[at : at + 1])

@@ -544,6 +544,24 @@ async def test_a_proof_that_fails_names_the_test_and_the_new_server_never_serves
     require_untouched(fakes)
 
 
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            FileNotFoundError(2, "gone", "/w"),
+            "if the workspace was moved or removed, restart mcpkeep where it is now; else "
+            "mend that, and try again",
+        ),
+        (PermissionError(13, "gone", "/w"), "mend that, and try again"),
+    ],
+)
+async def test_a_file_that_is_not_there_makes_us_ask_for_the_workspace(error: OSError, remedy: str) -> None:
+    fakes = FakeWorld()
+    fakes.failing["contents.apply"] = error
+    async with running(fakes) as run:
+        assert await run.ask(RUN) == Refused("the system refused it: gone ('/w')", remedy)
+
+
 async def test_a_part_that_breaks_by_a_bug_of_its_own_ends_the_work_clean() -> None:
     fakes = FakeWorld()
     fakes.failing["contents.apply"] = RuntimeError("a bug")

@@ -493,6 +493,37 @@ def test_a_session_outlives_the_removal_of_its_file_and_of_the_whole_folder(fold
     assert found(folder) == {sid(1): begin(1)}
 
 
+GONE = "the workspace was moved or removed since mcpkeep started"
+
+
+def test_a_folder_that_was_moved_with_what_is_above_it_gets_no_ghost_and_goes_on_where_it_is_put_back(
+    tmp_path: Path,
+) -> None:
+    workspace, away = tmp_path / "w", tmp_path / "w-new"
+    files, _ = opened(workspace / ".praxis-os" / "state" / "workflows")
+    files.save(begin(1))
+    workspace.rename(away)
+    (workspace / ".praxis-os").mkdir(parents=True)  # as a server does that goes on at the old path
+    with pytest.raises(WriterNeeded):
+        files.save(begin(2))
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match=f"cannot be saved: {GONE}$") as failed:
+            files.acquire()
+        assert failed.value.remediation.startswith("restart mcpkeep where the workspace is now")
+        assert files.refresh().warnings == (GONE,)
+    assert list((workspace / ".praxis-os").iterdir()) == []
+    moved = away / ".praxis-os" / "state" / "workflows"
+    other, _ = opened(moved)  # nobody holds the lock there
+    other.close()
+    assert found(moved) == {sid(1): begin(1)}
+    (workspace / ".praxis-os").rmdir()
+    workspace.rmdir()
+    away.rename(workspace)
+    files.acquire()
+    files.save(begin(2))
+    assert found(workspace / ".praxis-os" / "state" / "workflows") == {sid(1): begin(1), sid(2): begin(2)}
+
+
 def test_a_file_in_place_of_the_folder_is_a_storage_error_and_reads_go_on(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("not a folder")

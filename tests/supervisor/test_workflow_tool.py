@@ -1,5 +1,6 @@
 """`pos_workflow` on real files: every action in every status, every error, and nothing leaks or gets out."""
 
+import os
 import re
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
@@ -929,6 +930,25 @@ async def test_evidence_is_kept_to_the_letter_whatever_is_in_it(tool: Tool) -> N
 async def test_state_files_are_for_their_owner_only(tool: Tool, workspace: Path) -> None:
     file = state_file(workspace, await begin(tool))
     assert file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_workspace_that_was_moved_before_the_first_call_is_told_and_not_made_anew(
+    workspace: Path,
+) -> None:
+    state = workspace / ".praxis-os" / ".mcpkeep"
+    async with served(workspace, state=state) as tool:
+        os.rename(workspace, workspace.with_name("away"))
+        listed = await tool(action="list_sessions")
+        assert (listed["sessions"], listed["warnings"]) == (
+            [],
+            ["the workspace was moved or removed since mcpkeep started"],
+        )
+        refused = await tool(action="start", workflow_type="test_gen_v3", target_file="a.py")
+        assert refused["error_type"] == "StorageError"
+        assert refused["error"].endswith("the workspace was moved or removed since mcpkeep started")
+        assert os.listdir(workspace.parent) == ["away"]
+        os.rename(workspace.with_name("away"), workspace)
+        state_file(workspace, await begin(tool)).read_bytes()
 
 
 async def test_no_answer_names_a_place_outside_the_workspace(tool: Tool, workspace: Path) -> None:
