@@ -9,7 +9,7 @@ import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
 from mcpkeep.actors.upgrade_restore import find_damage, restore
-from mcpkeep.actors.upgrade_target import find_backup, plan_way_back
+from mcpkeep.actors.upgrade_target import find_backup, plan_way_back, verify
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo
 from mcpkeep.protocol.upgrade.change import ChangeOrder
@@ -75,6 +75,8 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str, step: Progress) -> _Outcome:
     backup = await find_backup(world, to)
+    if backup is not None:
+        await verify(world, backup.backup_id, step=step)
     whole = backup is not None and bool(await find_damage(world))
     options = {"to": to, "restore": whole}
     await world.journals.begin(Begun(session_id, "rollback", False, by, world.now(), options))

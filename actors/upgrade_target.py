@@ -93,11 +93,10 @@ async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: st
 
 
 async def find_backup(world: UpgradeWorld, backup_id: str | None) -> BackupInfo | None:
-    """The complete backup of that id."""
+    """The backup of that id, which may be damaged."""
     if backup_id is None:
         return None
-    found = (backup for backup in await _backups(world) if backup.backup_id == backup_id)
-    return next((backup for backup in found if backup.complete), None)
+    return next((backup for backup in await _backups(world) if backup.backup_id == backup_id), None)
 
 
 async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:

@@ -133,6 +133,18 @@ def test_a_damaged_backup_is_refused_with_its_files_and_an_older_one_is_offered(
     assert do(world, "rollback", "--to", "2026-01-01-000000")["to_release"] == "adopted"
 
 
+@pytest.mark.parametrize(("name", "told"), [(GIT_SAFETY, GIT_SAFETY), ("MANIFEST.json", "is not one")])
+def test_a_damaged_backup_that_is_named_is_refused_though_its_release_stands(
+    world: World, name: str, told: str
+) -> None:
+    backup = backup_of(world)
+    (backup / name).write_text("rotten\n")
+    stands, content = current(world), content_of(world)
+    answer = do(world, "rollback", "--to", backup.name, code=4)
+    assert f"backup {backup.name} cannot be used: " in answer["reason"] and told in answer["reason"]
+    assert (current(world), content_of(world)) == (stands, content)
+
+
 def test_a_backup_onto_a_damaged_tree_brings_its_folders_back_whole(before: World, world: World) -> None:
     base = world.base
     (base / OWN).write_text("ours\n")
