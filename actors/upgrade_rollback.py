@@ -9,7 +9,7 @@ import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
 from mcpkeep.actors.upgrade_restore import find_damage, restore
-from mcpkeep.actors.upgrade_target import find_backup, plan_way_back, verify
+from mcpkeep.actors.upgrade_target import find_backup, list_backups, plan_way_back, verify
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo
 from mcpkeep.protocol.upgrade.change import ChangeOrder
@@ -18,6 +18,7 @@ from mcpkeep.protocol.upgrade.journal import Begun, Ended
 from mcpkeep.protocol.upgrade.record_texts import rollback_entry, rollback_section
 from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
+from mcpkeep.protocol.upgrade.rollback import NoWayBack, resolve_target
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
 
 __all__ = ["RollbackFailed", "roll_back"]
@@ -48,11 +49,12 @@ async def roll_back(
 
     A backup is gone back to by its changes, so that edits made since survive; on a damaged tree its folders
     are restored whole. `of_session` is the upgrade whose lock is held already and which ends by this.
-    Raises RollbackFailed.
+    Raises NoWayBack, before anything is written, or RollbackFailed.
     """
     began, times = world.now(), StepTimes(step, world.clock)
     session_id = f"rollback-{world.new_id()}"
     try:
+        await _require_way(world, to)
         if of_session is None:
             await world.lock.acquire(session_id)
         try:
@@ -62,8 +64,26 @@ async def roll_back(
             if of_session is None:
                 with anyio.CancelScope(shield=True):
                     await world.lock.release()
+    except NoWayBack:
+        raise
     except UpgradeFailed as error:
         raise await _shielded(_failed(world, session_id, by, began, times, error)) from error
+
+
+async def _require_way(world: UpgradeWorld, to: str | None) -> None:
+    backups = await list_backups(world)
+    if any(backup.backup_id == to for backup in backups):
+        return
+    try:
+        resolve_target(await world.changes.records(), backups, to)
+    except NoWayBack as none:
+        if backups or none.details["known"]:
+            raise
+        raise NoWayBack(
+            "there is nothing to go back to: no upgrade was made here yet",
+            remediation="upgrade first: each upgrade makes the way back from it",
+            details=none.details,
+        ) from none
 
 
 async def _shielded(work: Awaitable[T]) -> T:

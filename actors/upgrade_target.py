@@ -11,7 +11,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import CheckRelease, InstallRefused, RebuildRelease
 from mcpkeep.protocol.upgrade.rollback import resolve_target
 
-__all__ = ["find_backup", "plan_way_back", "probe", "provide_release", "verify"]
+__all__ = ["find_backup", "list_backups", "plan_way_back", "probe", "provide_release", "verify"]
 
 
 async def plan_way_back(
@@ -22,7 +22,7 @@ async def plan_way_back(
     Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
     """
     step("planning the way back")
-    backups = () if to is None else await _backups(world)
+    backups = () if to is None else await list_backups(world)
     target = resolve_target(await world.changes.records(), backups, to)
     rebuilt = await provide_release(world, target.release, target.backup_id, step=step)
     step("staging the way back")
@@ -51,7 +51,7 @@ async def provide_release(
     if not problems:
         return ()
     why = f"release {release_id} cannot be started: {'; '.join(problems[:3])}"
-    backup = _backup_of(await _backups(world), release_id, backup_id)
+    backup = _backup_of(await list_backups(world), release_id, backup_id)
     if backup is None:
         raise UpgradeFailed(
             f"{why}; and no backup of it is left to rebuild it from",
@@ -77,7 +77,7 @@ async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: st
     if not wrong:
         return
     older: str | None = None
-    for backup in await _backups(world):
+    for backup in await list_backups(world):
         if backup.complete and backup.backup_id < backup_id and not await _damage(world, backup.backup_id):
             older = backup.backup_id
             break
@@ -96,7 +96,7 @@ async def find_backup(world: UpgradeWorld, backup_id: str | None) -> BackupInfo 
     """The backup of that id, which may be damaged."""
     if backup_id is None:
         return None
-    return next((backup for backup in await _backups(world) if backup.backup_id == backup_id), None)
+    return next((backup for backup in await list_backups(world) if backup.backup_id == backup_id), None)
 
 
 async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:
@@ -106,7 +106,8 @@ async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:
     return (*found.mismatches, *(f"{path} is missing" for path in found.missing))
 
 
-async def _backups(world: UpgradeWorld) -> tuple[BackupInfo, ...]:
+async def list_backups(world: UpgradeWorld) -> tuple[BackupInfo, ...]:
+    """All of them, newest first."""
     return await world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
 
 

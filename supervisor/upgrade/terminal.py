@@ -47,7 +47,7 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, UNDECIDED, ROLLBACK_FAILED = range(5)
 """The exit codes: done; failed, and the former version stands; a wrong call; conflicts need decisions; the
-rollback failed."""
+rollback failed, or there is nothing to go back to."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell."""
@@ -160,8 +160,9 @@ def main(command: str, words: Sequence[str]) -> int:
 
 
 _CODES = (
-    "Exit codes: 0 done; 1 failed, and the former version stands; 2 a wrong call; "
-    "3 conflicts need decisions; 4 the rollback failed."
+    "Exit codes: 0 done; 1 refused, or failed and the former version stands; 2 a wrong call; "
+    "3 conflicts need decisions; 4 the rollback failed, or there is nothing to go back to; "
+    "130 Ctrl-C, or no to a question."
 )
 
 
@@ -170,6 +171,8 @@ def _code_of(answer: UpgradeAnswer) -> int:
         return UNDECIDED
     if isinstance(answer, UpgradeFault):
         return ROLLBACK_FAILED if answer.state == "rollback_failed" else FAILED
+    if isinstance(answer, Refused) and "known" in answer.details:  # where a rollback could lead
+        return USAGE if answer.details["known"] else ROLLBACK_FAILED
     return FAILED if isinstance(answer, Refused) else DONE
 
 
