@@ -308,8 +308,14 @@ class Screen:
             Console().print(Markdown(report.text))
         else:
             self._out.print(report.text, markup=False, end="")
-        rate = "" if report.success_rate is None else f"; {report.success_rate:.0%} of them stand"
-        self._say(f"\n{_count(report.upgrades, 'upgrade')} so far{rate}")
+        told = f"\n{_count(report.upgrades, 'upgrade')} so far"
+        if report.success_rate is not None:
+            told += f"; {report.success_rate:.0%} succeeded"
+        if report.taken_back:
+            told += f"; {report.taken_back} taken back on request"
+        if report.given_up:
+            told += f"; {report.given_up} ended before anything live had changed"
+        self._say(told)
         if report.path is not None:
             self._say(f"this report: {report.path}")
 

@@ -192,6 +192,8 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and
     assert (back.returncode, decoded(back)["to_release"]) == (0, "adopted")
     assert content_of(world) == before
     assert live_processes(world) == []
+    told = run_mcpkeep(world, "report").stdout
+    assert "1 upgrade so far; 100% succeeded; 1 taken back on request" in told
     require_damage_found(world, backup)
 
 
@@ -204,7 +206,7 @@ def require_records(world: World) -> str:
     report = run_mcpkeep(world, "report").stdout
     assert report.startswith("# Upgrade to v2.0.0\n") and "| version | `v1.1.0` | `v2.0.0` |" in report
     (summary,) = (world.base / ".cache").glob("upgrade-summary-*.md")
-    told = f"1 upgrade so far; 100% of them stand\nthis report: {summary.relative_to(world.workspace)}\n"
+    told = f"1 upgrade so far; 100% succeeded\nthis report: {summary.relative_to(world.workspace)}\n"
     assert told in report
     whole = run_mcpkeep(world, "verify", backup)
     assert (whole.returncode, "  whole  " in whole.stdout) == (0, True)
