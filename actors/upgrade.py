@@ -51,6 +51,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpToDate,
     VerifyBackups,
 )
+from mcpkeep.protocol.upgrade.rollback import NoWayBack
 
 __all__ = ["LEAVE_LIMIT", "StepListener", "UpgradeActor"]
 
@@ -401,7 +402,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
             return Aborted(tuple(dict.fromkeys(aborted)))
         try:
             outcome = await self._gone_back(asked, work, committed)
-        except RollbackFailed as failed:
+        except (NoWayBack, RollbackFailed) as failed:
             if asked.by == PROBATION:  # nobody else is told of it
                 self._notify(Notify("error", f"{failed}; {failed.remediation}"))
             raise
