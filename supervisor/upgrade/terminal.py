@@ -74,6 +74,7 @@ class _Terminal:
     def ask(self, question: UpgradeMessage) -> UpgradeAnswer:
         """Ask the workspace's mcpkeep, or do it here, showing the steps."""
         self._holder = None
+        kept = self._kept()
         try:
             with self.screen.steps() as on_step:
                 asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
@@ -83,7 +84,7 @@ class _Terminal:
         except ControlError as error:
             return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
         except (KeyboardInterrupt, _Ended):
-            self._tell_interrupted(question)
+            self._tell_interrupted(question, before=kept)
             raise
 
     def finish(self, answer: UpgradeAnswer) -> NoReturn:
@@ -99,16 +100,39 @@ class _Terminal:
     def _found(self, holder: int) -> None:
         self._holder = holder
 
-    def _tell_interrupted(self, question: UpgradeMessage) -> None:
+    def _kept(self) -> set[tuple[str, str]]:
+        """The releases and backups that are there."""
+        layout = find_installation(self.workspace)
+        if layout is None:
+            return set()
+        folders = (("release", layout.releases), ("backup", layout.backups))
+        return {
+            (kind, path.name)
+            for kind, folder in folders
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+        }
+
+    def _tell_interrupted(self, question: UpgradeMessage, *, before: set[tuple[str, str]]) -> None:
         if isinstance(question, LOOKS):
             return
         if self._holder is None:
             self.screen.note("interrupted: what was begun is taken back")
+            for kind, name in sorted(self._kept() - before, reverse=True):
+                self.screen.note(f"{kind} {name} stays: {_STAYS[kind]}")
         else:
             self.screen.note(
                 f"interrupted: mcpkeep (pid {self._holder}) goes on with it; "
                 "`mcpkeep upgrade --abort` ends it"
             )
+
+
+_STAYS = {
+    "release": "it is what was here, recorded so that one can go back to it; `.praxis-os/venv` links to it",
+    "backup": "it is whole, and the next upgrades remove it in its turn",
+}
+"""Why an upgrade that was taken back leaves it."""
 
 
 async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:

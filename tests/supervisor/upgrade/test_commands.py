@@ -237,6 +237,7 @@ def test_a_version_that_does_not_start_leaves_the_former_one_and_ends_with_1(wor
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
     make_variant(world.source, "hang")
+    make_conflict(world)
     before = content_of(world)
     process = start_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
     assert process.stderr is not None
@@ -244,7 +245,15 @@ def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, said + rest
-    assert "interrupted: what was begun is taken back" in rest
+    (backup,) = [path.name for path in (world.base / ".backups").iterdir() if path.is_dir()]
+    told = rest[rest.index("interrupted: ") :].splitlines()[:3]
+    assert told[0] == "interrupted: what was begun is taken back"
+    assert told[1].startswith("release adopted stays: it is what was here")
+    assert told[2].startswith(f"backup {backup} stays: ")
+    assert not {"staging", "conflicts"} & {path.name for path in (world.base / ".mcpkeep").iterdir()}
+    report = run_mcpkeep(world, "report").stdout
+    assert report.startswith("No upgrade has been made here yet.")
+    assert "\n0 upgrades so far; 1 ended before anything live had changed\n" in report
     assert (content_of(world), (world.base / ".upgrade-lock").exists()) == (before, False)
     assert live_processes(world) == []
 
