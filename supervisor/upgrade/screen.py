@@ -150,8 +150,8 @@ class Screen:
         self._err.print(Text(f"  {file.reason}", style="dim"))
         while True:
             word = click.prompt(
-                "keep yours, take the new one, edit yours, or show the diff",
-                type=click.Choice(["keep", "take", "edit", "diff"]),
+                "keep yours, take the new one, edit yours, or show the diff (k, t, e, d)",
+                value_proc=_word,
                 default="keep",
                 err=True,
             )
@@ -219,6 +219,10 @@ class Screen:
             self._say(("nothing to upgrade: what is installed is as the source would have it", "green"))
         for case, (words, style) in _CASES.items():
             self._show_case(words, style, [file for file in plan.files if file.case is case])
+        if made.undecided:
+            self._say(
+                "\n`mcpkeep upgrade` asks for each conflict; --on-conflict keep or take decides all of them"
+            )
         for warning in plan.warnings:
             self._say((f"note: {warning}", "yellow"))
         if self.diffs:
@@ -318,6 +322,17 @@ class Screen:
         self._say(told)
         if report.path is not None:
             self._say(f"this report: {report.path}")
+
+
+_WORDS = ("keep", "take", "edit", "diff")
+
+
+def _word(typed: str) -> str:
+    """One of them, of which the first letter is enough. Raises click.BadParameter."""
+    found = [word for word in _WORDS if typed and word.startswith(typed.strip().lower())]
+    if not found:
+        raise click.BadParameter(f"{typed!r} is none of {', '.join(_WORDS)}; the first letter is enough")
+    return found[0]
 
 
 def _count(number: int, word: str) -> str:

@@ -134,6 +134,13 @@ def test_without_an_installation_the_remedy_is_told(tmp_path: Path) -> None:
     assert (refused["type"], "--workspace" in refused["remedy"]) == ("upgrade.refused", True)
 
 
+def test_a_source_that_is_not_there_is_said_not_to_be(untouched: World) -> None:
+    done = run_mcpkeep(untouched, "plan", "--source", "./nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"there is no folder '{untouched.workspace}/nowhere'" in done.stderr
+    assert "full path" not in done.stderr
+
+
 def test_without_git_the_remedy_is_to_install_it(untouched: World, tmp_path: Path) -> None:
     done = mcpkeep(untouched.workspace, "plan", "--source", str(untouched.source), PATH=str(tmp_path))
     assert (done.returncode, "git cannot be run" in done.stderr) == (1, True), done.stderr
@@ -171,6 +178,7 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and
     make_conflict(world)
     before = content_of(world)
     source = ("--source", str(world.source))
+    assert "--on-conflict keep or take decides all of them" in run_mcpkeep(world, "plan", *source).stdout
     undecided = run_mcpkeep(world, "upgrade", *source, "--json")
     assert (undecided.returncode, list(decoded(undecided)["conflicts"])) == (3, [GIT_SAFETY])
     told = run_mcpkeep(world, "upgrade", *source)
@@ -261,9 +269,10 @@ def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
 def test_at_a_terminal_each_conflict_is_asked_for_and_the_upgrade_confirmed(world: World) -> None:
     make_conflict(world)
     # In the order of the questions: the diff first, then a decision; then whether to go on.
-    answers = {"show the diff": ["diff", "take"], "Upgrade now?": ["y"]}
+    answers = {"show the diff": ["?", "d", "t"], "Upgrade now?": ["y"]}
     said, code = typed(world, answers, "upgrade", "--source", str(world.source))
     assert code == 0, said
+    assert "'?' is none of keep, take, edit, diff; the first letter is enough" in said
     assert f"{GIT_SAFETY}" in said and "Look at the whole diff" in said
     assert "Server upgrade".lower() in said and "\x1b[" in said
     assert "Look at it before" not in (world.base / GIT_SAFETY).read_text()

@@ -71,7 +71,7 @@ def test_without_version_file_and_tag_the_commit_is_the_version(tmp_path: Path) 
 def test_a_relative_path_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     assert texts(inspect(tmp_path, "source")) == ["source path 'source' is not absolute"]
     missing = str(tmp_path / "nowhere")
-    assert texts(inspect(tmp_path, missing)) == [f"source path {missing!r} does not exist, or is no folder"]
+    assert texts(inspect(tmp_path, missing)) == [f"there is no folder {missing!r}"]
 
 
 def test_an_archive_is_refused_even_inside_another_repository(tmp_path: Path) -> None:
