@@ -36,6 +36,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpToDate,
 )
 from mcpkeep.protocol.upgrade.size import show_size
+from mcpkeep.protocol.upgrade.source_tree import MANIFEST_PATH
 from mcpkeep.protocol.upgrade.telling import STATES
 
 __all__ = ["Screen"]
@@ -224,6 +225,8 @@ class Screen:
                 "\n`mcpkeep upgrade` asks for each conflict; --on-conflict keep or take decides all of them"
             )
         for warning in plan.warnings:
+            if MANIFEST_PATH in warning:
+                continue  # there is nothing to do about it; it stands in the report
             self._say((f"note: {warning}", "yellow"))
         if self.diffs:
             for diff in made.diffs.values():

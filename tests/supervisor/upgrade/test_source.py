@@ -341,7 +341,7 @@ def test_a_manifest_that_lies_is_counted_and_not_believed(tmp_path: Path) -> Non
     )
     assert inspect(tmp_path, tmp_path / "source").problems == ()
     tree = read_tree(tmp_path / "source", commit, cache=Cache(None))
-    assert "of 2 entries 1 have another checksum than the file, and 1 name no file" in tree.warnings[0]
+    assert " is out of date: 2 of 2 entries; it is not used" in tree.warnings[0]
 
 
 def test_the_export_has_the_commits_bytes_and_modes_whatever_is_checked_out(tmp_path: Path) -> None:
