@@ -9,6 +9,7 @@ from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, RestoreBackup, RestoreDone
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.places import RECORDS
 
 __all__ = ["find_damage", "restore"]
 
@@ -50,6 +51,6 @@ async def restore(
         ) from failed
     await world.contents.exchange_baseline(session_id, order.undoes)
     await world.changes.forget()
-    gone = {*order.removed}
+    gone = {*order.removed, *RECORDS}  # the records are mcpkeep's own
     kept = tuple(path for path in done.carried_over if path not in gone)
     return order, msgspec.structs.replace(done, carried_over=kept), rebuilt

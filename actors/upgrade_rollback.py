@@ -25,6 +25,8 @@ __all__ = ["RollbackFailed", "roll_back"]
 
 T = TypeVar("T")
 
+_SERVER = "mcp_server/"
+
 
 class RollbackFailed(UpgradeFailed):
     """The former version could not be brought back; what served goes on."""
@@ -105,6 +107,7 @@ async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str,
             outcome = await _restore(world, session_id, backup, step)
         else:
             outcome = await _go_back(world, session_id, to, step)
+            outcome = outcome._replace(warnings=(*outcome.warnings, *await _missing(world, outcome)))
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await world.contents.remove_staging(session_id)
@@ -120,6 +123,18 @@ async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: P
     return _Outcome(
         plan.order, len(plan.restored), plan.restored, plan.merged, plan.kept, plan.kept_aside, warnings
     )
+
+
+async def _missing(world: UpgradeWorld, outcome: _Outcome) -> tuple[str, ...]:
+    """Of the server's code: what was gone before stays so, since it may have been deleted on purpose."""
+    if not any(path.startswith(_SERVER) for path in outcome.kept):
+        return ()
+    damage = [found for found in await find_damage(world) if _SERVER in found]
+    backup = next((backup.backup_id for backup in await list_backups(world) if backup.complete), None)
+    if not damage or backup is None:
+        return ()
+    told = ", ".join(damage[:3]) + (f" and {len(damage) - 3} more" if damage[3:] else "")
+    return (f"damaged: {told}; `mcpkeep rollback --to {backup}` brings whole folders back",)
 
 
 async def _restore(world: UpgradeWorld, session_id: str, backup: BackupInfo, step: Progress) -> _Outcome:

@@ -158,12 +158,23 @@ def test_a_backup_onto_a_damaged_tree_brings_its_folders_back_whole(before: Worl
     answer = do(world, "rollback", "--to", backup_of(world).name)
     assert {**content_of(before), OWN: b"ours\n"} == content_of(world)
     assert (answer["to_release"], current(world)) == ("adopted", "adopted")
-    assert OWN in answer["kept"]
+    assert answer["kept"] == [OWN]
     assert not (base / "VERSION.txt").exists()
     refused = do(world, "rollback", code=4)
     assert "there is nothing to go back to" in refused["reason"]
     upgrade(world)
     assert "v2.0.0" in (base / "VERSION.txt").read_text()
+
+
+def test_a_rollback_onto_a_damaged_server_names_the_backup_that_brings_it_back(
+    before: World, world: World
+) -> None:
+    shutil.rmtree(world.base / "mcp_server")
+    (told,) = do(world, "rollback")["warnings"]
+    assert told.startswith("damaged: mcp_server")
+    assert told.endswith(f"`mcpkeep rollback --to {backup_of(world).name}` brings whole folders back")
+    do(world, "rollback", "--to", backup_of(world).name)
+    assert content_of(world) == content_of(before)
 
 
 def test_two_upgrades_are_gone_back_over_at_once_or_one_by_one(
