@@ -200,8 +200,8 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and
     assert (back.returncode, decoded(back)["to_release"]) == (0, "adopted")
     assert content_of(world) == before
     assert live_processes(world) == []
-    told = run_mcpkeep(world, "report").stdout
-    assert "1 upgrade so far; 100% succeeded; 1 taken back on request" in told
+    report = run_mcpkeep(world, "report").stdout
+    assert "1 upgrade so far; 100% succeeded; 1 taken back on request" in report
     require_damage_found(world, backup)
 
 
