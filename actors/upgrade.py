@@ -23,7 +23,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import JournalState
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings, read_options
 from mcpkeep.protocol.upgrade.plan import Plan
-from mcpkeep.protocol.upgrade.probation import Probation, note_crash
+from mcpkeep.protocol.upgrade.probation import PROBATION, Probation, note_crash
 from mcpkeep.protocol.upgrade.release import UNKNOWN_VERSION
 from mcpkeep.protocol.upgrade.request import (
     LEAVING,
@@ -51,14 +51,12 @@ from mcpkeep.protocol.upgrade.request import (
     UpToDate,
     VerifyBackups,
 )
+from mcpkeep.protocol.upgrade.rollback import NoWayBack
 
 __all__ = ["LEAVE_LIMIT", "StepListener", "UpgradeActor"]
 
 LEAVE_LIMIT = 60.0
 """Seconds in which a commit under way is made whole when mcpkeep leaves."""
-
-_PROBATION = "probation"
-"""Who calls for a rollback where nobody asked."""
 
 StepListener: TypeAlias = Callable[[str, str], None]
 """Takes the session and the name of a step as it begins; never blocks or raises."""
@@ -405,8 +403,8 @@ class UpgradeActor(Actor[UpgradeMessage]):
             return Aborted(tuple(dict.fromkeys(aborted)))
         try:
             outcome = await self._gone_back(asked, work, committed)
-        except RollbackFailed as failed:
-            if asked.by == _PROBATION:  # nobody else is told of it
+        except (NoWayBack, RollbackFailed) as failed:
+            if asked.by == PROBATION:  # nobody else is told of it
                 self._notify(Notify("error", f"{failed}; {failed.remediation}"))
             raise
         await self._went_back(outcome, asked.by)
@@ -458,7 +456,7 @@ class UpgradeActor(Actor[UpgradeMessage]):
             # After a change of content alone, the former version has the same release.
             former = self._probation.former
             to = former if former != self._probation.release else None
-            message = RollBack(to=to, by=_PROBATION)
+            message = RollBack(to=to, by=PROBATION)
             self.tasks.start_soon(self._interrupt, Envelope[UpgradeMessage](message), message)
 
     async def _status(self) -> UpgradeAnswer:

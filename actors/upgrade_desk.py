@@ -13,7 +13,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeSettings, read_options
 from mcpkeep.protocol.upgrade.plan import Case, Decision, Plan
 from mcpkeep.protocol.upgrade.probation import Probation
-from mcpkeep.protocol.upgrade.report import success_rate
+from mcpkeep.protocol.upgrade.report import read_history
 from mcpkeep.protocol.upgrade.request import (
     BackupList,
     BackupsVerified,
@@ -117,10 +117,11 @@ class UpgradeDesk:
     async def report(self) -> Report:
         """The newest report, and how upgrades went."""
         latest = await self._world.records.latest()
-        lines = await self._world.records.history()
+        history = read_history(await self._world.records.history())
         path, text = latest if latest is not None else (None, "No upgrade has been made here yet.\n")
-        upgrades = sum(line.get("kind") == "upgrade" for line in lines)
-        return Report(text, path, upgrades, success_rate(lines))
+        return Report(
+            text, path, history.upgrades, history.success_rate, history.taken_back, history.given_up
+        )
 
     async def status(
         self, under_way: Mapping[str, object] | None, probation: Probation | None

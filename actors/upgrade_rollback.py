@@ -9,7 +9,7 @@ import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
 from mcpkeep.actors.upgrade_restore import find_damage, restore
-from mcpkeep.actors.upgrade_target import find_backup, plan_way_back
+from mcpkeep.actors.upgrade_target import find_backup, list_backups, plan_way_back, verify
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo
 from mcpkeep.protocol.upgrade.change import ChangeOrder
@@ -18,11 +18,14 @@ from mcpkeep.protocol.upgrade.journal import Begun, Ended
 from mcpkeep.protocol.upgrade.record_texts import rollback_entry, rollback_section
 from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
+from mcpkeep.protocol.upgrade.rollback import NoWayBack, resolve_target
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
 
 __all__ = ["RollbackFailed", "roll_back"]
 
 T = TypeVar("T")
+
+_SERVER = "mcp_server/"
 
 
 class RollbackFailed(UpgradeFailed):
@@ -48,11 +51,12 @@ async def roll_back(
 
     A backup is gone back to by its changes, so that edits made since survive; on a damaged tree its folders
     are restored whole. `of_session` is the upgrade whose lock is held already and which ends by this.
-    Raises RollbackFailed.
+    Raises NoWayBack, before anything is written, or RollbackFailed.
     """
     began, times = world.now(), StepTimes(step, world.clock)
     session_id = f"rollback-{world.new_id()}"
     try:
+        await _require_way(world, to)
         if of_session is None:
             await world.lock.acquire(session_id)
         try:
@@ -62,8 +66,26 @@ async def roll_back(
             if of_session is None:
                 with anyio.CancelScope(shield=True):
                     await world.lock.release()
+    except NoWayBack:
+        raise
     except UpgradeFailed as error:
         raise await _shielded(_failed(world, session_id, by, began, times, error)) from error
+
+
+async def _require_way(world: UpgradeWorld, to: str | None) -> None:
+    backups = () if to is None else await list_backups(world)
+    if any(backup.backup_id == to for backup in backups):
+        return
+    try:
+        resolve_target(await world.changes.records(), backups, to)
+    except NoWayBack as none:
+        if none.details["known"] or await list_backups(world):
+            raise
+        raise NoWayBack(
+            "there is nothing to go back to: no upgrade was made here yet",
+            remediation="upgrade first: each upgrade makes the way back from it",
+            details=none.details,
+        ) from none
 
 
 async def _shielded(work: Awaitable[T]) -> T:
@@ -75,6 +97,8 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str, step: Progress) -> _Outcome:
     backup = await find_backup(world, to)
+    if backup is not None:
+        await verify(world, backup.backup_id, step=step)
     whole = backup is not None and bool(await find_damage(world))
     options = {"to": to, "restore": whole}
     await world.journals.begin(Begun(session_id, "rollback", False, by, world.now(), options))
@@ -83,6 +107,7 @@ async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str,
             outcome = await _restore(world, session_id, backup, step)
         else:
             outcome = await _go_back(world, session_id, to, step)
+            outcome = outcome._replace(warnings=(*outcome.warnings, *await _missing(world, outcome)))
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await world.contents.remove_staging(session_id)
@@ -98,6 +123,18 @@ async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: P
     return _Outcome(
         plan.order, len(plan.restored), plan.restored, plan.merged, plan.kept, plan.kept_aside, warnings
     )
+
+
+async def _missing(world: UpgradeWorld, outcome: _Outcome) -> tuple[str, ...]:
+    """Of the server's code: what was gone before stays so, since it may have been deleted on purpose."""
+    if not any(path.startswith(_SERVER) for path in outcome.kept):
+        return ()
+    damage = [found for found in await find_damage(world) if _SERVER in found]
+    backup = next((backup.backup_id for backup in await list_backups(world) if backup.complete), None)
+    if not damage or backup is None:
+        return ()
+    told = ", ".join(damage[:3]) + (f" and {len(damage) - 3} more" if damage[3:] else "")
+    return (f"damaged: {told}; `mcpkeep rollback --to {backup}` brings whole folders back",)
 
 
 async def _restore(world: UpgradeWorld, session_id: str, backup: BackupInfo, step: Progress) -> _Outcome:

@@ -166,6 +166,9 @@ class UpgradeRun:
             # First of all: it may make the room that the rest needs.
             await world.contents.remove_staging(self.session_id)
             await world.changes.discard(self.session_id)
+            if outcome == "aborted":
+                with suppress(UpgradeFailed):
+                    await world.contents.forget_conflicts(self.session_id)
             if outcome != "completed":
                 with suppress(UpgradeFailed):
                     await world.records.log_line(self._line(outcome, reason))

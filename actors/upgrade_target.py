@@ -12,7 +12,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import CheckRelease, InstallRefused, RebuildRelease
 from mcpkeep.protocol.upgrade.rollback import resolve_target
 
-__all__ = ["find_backup", "plan_way_back", "probe", "provide_release", "verify"]
+__all__ = ["find_backup", "list_backups", "plan_way_back", "probe", "provide_release", "verify"]
 
 
 async def plan_way_back(
@@ -23,11 +23,10 @@ async def plan_way_back(
     Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
     """
     step("planning the way back")
-    backups = () if to is None else await _backups(world)
+    backups = () if to is None else await list_backups(world)
     target = resolve_target(await world.changes.records(), backups, to)
     told: tuple[str, ...] = ()
-    if target.merges and target.backup_id is not None:
-        await verify(world, target.backup_id, step=step)
+    if target.merges:
         told = (f"backup {target.backup_id} was merged with what stood here: what you edited since stays",)
     step(f"staging the way back, and looking whether release {target.release} can be started")
     staged, problems = await both(
@@ -81,7 +80,7 @@ async def _rebuild(
     step: Progress,
 ) -> tuple[str, ...]:
     why = f"release {release_id} cannot be started: {'; '.join(problems[:3])}"
-    backup = _backup_of(await _backups(world), release_id, backup_id)
+    backup = _backup_of(await list_backups(world), release_id, backup_id)
     if backup is None:
         raise UpgradeFailed(
             f"{why}; and no backup of it is left to rebuild it from",
@@ -107,7 +106,7 @@ async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: st
     if not wrong:
         return
     older: str | None = None
-    for backup in await _backups(world):
+    for backup in await list_backups(world):
         if backup.complete and backup.backup_id < backup_id and not await _damage(world, backup.backup_id):
             older = backup.backup_id
             break
@@ -123,11 +122,10 @@ async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: st
 
 
 async def find_backup(world: UpgradeWorld, backup_id: str | None) -> BackupInfo | None:
-    """The complete backup of that id."""
+    """The backup of that id, which may be damaged."""
     if backup_id is None:
         return None
-    found = (backup for backup in await _backups(world) if backup.backup_id == backup_id)
-    return next((backup for backup in found if backup.complete), None)
+    return next((backup for backup in await list_backups(world) if backup.backup_id == backup_id), None)
 
 
 async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:
@@ -137,7 +135,8 @@ async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:
     return (*found.mismatches, *(f"{path} is missing" for path in found.missing))
 
 
-async def _backups(world: UpgradeWorld) -> tuple[BackupInfo, ...]:
+async def list_backups(world: UpgradeWorld) -> tuple[BackupInfo, ...]:
+    """All of them, newest first."""
     return await world.backups.ask(ListBackups(), within=BACKUP_LIMIT)
 
 

@@ -131,6 +131,10 @@ class Contents(Protocol):
 
     async def remove_staging(self, session_id: str) -> None: ...
 
+    async def forget_conflicts(self, session_id: str) -> None:
+        """Remove the sides that the session's decisions laid aside: its upgrade did not happen."""
+        ...
+
 
 class UpgradeLock(Protocol):
     """`.upgrade-lock`: one upgrade or rollback at a time."""

@@ -14,7 +14,9 @@ BARS = "▁▂▃▄▅▆▇█"
 BAR_SPAN = 0.1
 """Seconds that one bar of a row stands for."""
 BAR_COUNT = 15
-"""So that the table fits 80 columns."""
+"""Where there is room; on a narrow terminal the bars give way first."""
+_AIRY = 100
+"""Columns from which on there is room between the figures."""
 
 
 Outcome = Literal["answered", "failed", "lost"]
@@ -109,14 +111,16 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        padding = (0, 1) if self._console.width >= _AIRY else (0, 0)
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=padding)
         table.add_column(self._subject, no_wrap=True)
         table.add_column("pid", justify="right", no_wrap=True)
         table.add_column("calls", justify="right", no_wrap=True)
         table.add_column("took" if self._timed else "answered", justify="right", style="green", no_wrap=True)
         table.add_column("errors", justify="right", no_wrap=True)
         table.add_column("slowest", justify="right", no_wrap=True)
-        table.add_column("over time", style="cyan", no_wrap=True)
+        # Of what is too wide, a table narrows the columns that may wrap; what stands in this one does not.
+        table.add_column(Text("over time", no_wrap=True, overflow="crop"), style="cyan")
         for event in self._events:
             errors = len(event.calls) - event.count("answered")
             took = "" if event.took is None else f"{event.took:.2f} s"
@@ -127,7 +131,7 @@ class Screen:
                 took if self._timed else str(event.count("answered")),
                 Text(str(errors), style="yellow" if errors else "dim"),
                 f"{event.longest * 1e3:.0f} ms",
-                _bars(event),
+                Text(_bars(event), no_wrap=True, overflow="crop"),
             )
         return table
 

@@ -51,6 +51,8 @@ class RunOptions(NamedTuple):
     """The folder of the prAxIs OS installation, where `command` starts a server of it."""
     recognised: bool = False
     """Whether `command` is that of the server found in the workspace, and not one that was named."""
+    config: str | None = None
+    """The configuration file that was read."""
     started: "Started | None" = None
     """What the start found interrupted or edited, where it had to look."""
 
@@ -112,6 +114,7 @@ def gather_options(arguments: Sequence[str], *, environ: Mapping[str, str], cwd:
         release=release,
         base=find_base(workspace) if workspace is not None and "mcp_server" in command else None,
         recognised=recognised,
+        config=path,
     )
 
 

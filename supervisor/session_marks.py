@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mcpkeep.actors.session import SessionActor
-from mcpkeep.protocol.workflow.refusal import Refusal
+from mcpkeep.protocol.workflow.refusal import InvalidArgument, NotFound, Refusal
 from mcpkeep.protocol.workflow.session import SessionError
 from mcpkeep.supervisor.session_store import SessionFiles
 from mcpkeep.supervisor.session_threads import ThreadedSessionStore
@@ -24,7 +24,10 @@ _log = logging.getLogger("mcpkeep")
 async def mark_rolled_back(sessions: SessionActor, session_id: str, reason: str) -> None:
     """Make the session `rolled_back`, with the reason; one that is unknown or is so already is left alone."""
     try:
-        session = await sessions.get(session_id)
+        try:
+            session = await sessions.get(session_id)
+        except (InvalidArgument, NotFound):
+            return  # no workflow led it
         error = SessionError(
             phase=session.current_phase,
             timestamp=datetime.now(UTC),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.table import Table
@@ -77,15 +77,44 @@ def _section(name: str, members: Mapping[str, object]) -> RenderableType:
 def _table(name: str, rows: Sequence[Mapping[str, object]]) -> RenderableType:
     if not rows:
         return Text(f"{name}: none", style="dim")
-    table = Table(title=name, title_justify="left", title_style="bold")
     columns = [column for column in _COLUMNS[name] if any(column in row for row in rows)]
     if any("error" in row for row in rows):
         columns.append("error")
-    for column in columns:
-        table.add_column(column.replace("_", " "), no_wrap=column in _WHOLE, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_shown(column, row.get(column))) for column in columns))
-    return table
+    cells = [[_shown(column, row.get(column)) for column in columns] for row in rows]
+    return _Rows(name, columns, cells)
+
+
+class _Rows:
+    """A table; where that would break words, one row below the other."""
+
+    def __init__(self, name: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+        self._name = name
+        self._columns = columns
+        self._cells = cells
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        heads = [column.replace("_", " ") for column in self._columns]
+        least = 1
+        for column, head, *cells in zip(self._columns, heads, *self._cells, strict=True):
+            whole = column in _WHOLE
+            words = [word for text in (head, *cells) for word in ([text] if whole else text.split())]
+            least += 3 + max(map(len, words))
+        if least > options.max_width:
+            yield Text(self._name, style="bold")
+            for row in self._cells:
+                plain = Table(show_header=False)
+                plain.add_column(style="bold", no_wrap=True)
+                plain.add_column(overflow="fold")
+                for head, cell in zip(heads, row, strict=True):
+                    plain.add_row(head, Text(cell))
+                yield plain
+            return
+        table = Table(title=self._name, title_justify="left", title_style="bold")
+        for column, head in zip(self._columns, heads, strict=True):
+            table.add_column(head, no_wrap=column in _WHOLE, overflow="fold")
+        for row in self._cells:
+            table.add_row(*map(Text, row))
+        yield table
 
 
 def _shown(name: str, value: object) -> str:

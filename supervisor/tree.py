@@ -57,6 +57,7 @@ class _Tree:
         self._code = 0
         settings = options.settings
         self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
+        self._config_stamp = _stamp(options.config)
         self._workflows = _workflows(options, self._log_bug, self._runners)
         self._front = front
         self._wires = front.wires
@@ -174,6 +175,11 @@ class _Tree:
     def _heed(self, number: int) -> None:
         if number == signal.SIGUSR2:
             _log.info("SIGUSR2: restarting the server")
+            if _stamp(self._options.config) != self._config_stamp:
+                _log.warning(
+                    "%s has changed: what it says takes effect at the next start of mcpkeep itself",
+                    self._options.config,
+                )
             self._child.tell(RestartChild(reason="SIGUSR2"))
         elif number == signal.SIGUSR1:
             self._roll_back()
@@ -311,3 +317,11 @@ def _chance() -> float:
 
 def _log_stderr(generation: int, line: str) -> None:
     logging.getLogger("mcpkeep.server").info("[%d] %s", generation, line)
+
+
+def _stamp(path: str | None) -> int | None:
+    """When the file was changed last; None where there is none."""
+    try:
+        return None if path is None else os.stat(path).st_mtime_ns
+    except OSError:
+        return None

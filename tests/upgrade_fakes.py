@@ -332,6 +332,9 @@ class _Contents(_Part):
         await self._w.point("contents.remove_staging")
         self._w.staging.discard(session_id)
 
+    async def forget_conflicts(self, session_id: str) -> None:
+        await self._w.point("contents.forget_conflicts")
+
 
 class _Lock(_Part):
     async def acquire(self, session_id: str) -> None:

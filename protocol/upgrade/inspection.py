@@ -25,7 +25,7 @@ def not_absolute(path: str) -> Problem:
 
 def missing(path: str) -> Problem:
     return Problem(
-        f"source path {path!r} does not exist, or is no folder", "give the full path, starting with '/'"
+        f"there is no folder {path!r}", "name the folder of a praxis-os clone; the path may be mistyped"
     )
 
 

@@ -4,7 +4,10 @@ from datetime import datetime
 
 import msgspec
 
-__all__ = ["CRASHES", "PERIOD", "Probation", "note_crash"]
+__all__ = ["CRASHES", "PERIOD", "PROBATION", "Probation", "note_crash"]
+
+PROBATION = "probation"
+"""Who calls for a rollback where nobody asked."""
 
 CRASHES = 3
 """So many crashes within the period are a loop: one may be chance, two bad luck."""

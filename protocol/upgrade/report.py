@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -10,17 +10,19 @@ from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.markdown import bullets, code, plain, section, table, time, timed
 from mcpkeep.protocol.upgrade.phase import PHASE_NAMES
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Counts, Decision, Plan
+from mcpkeep.protocol.upgrade.probation import PROBATION
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated, former_version
 from mcpkeep.protocol.upgrade.proof import SmokeResult, ToolDiff
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 __all__ = [
     "FileChanges",
+    "History",
     "UpgradeReport",
     "VersionFacts",
     "history_line",
+    "read_history",
     "report_upgrade",
-    "success_rate",
 ]
 
 _CHOSEN = {Choice.KEEP: "yours stays", Choice.TAKE: "the new version", Choice.MERGE: "both, merged by hand"}
@@ -304,23 +306,44 @@ def history_line(report: UpgradeReport | RollbackReport) -> Mapping[str, object]
     }
 
 
-def success_rate(lines: Iterable[Mapping[str, object]]) -> float | None:
-    """The share of upgrades that stand, from 0 to 1, by the lines of upgrades.jsonl; None before the first.
+class History(NamedTuple):
+    """How upgrades went, by the lines of upgrades.jsonl."""
 
-    One that failed or was rolled back, then or later, does not stand; one that was given up does not count.
-    A rollback's line takes back the upgrade to the release that it left.
-    """
-    upgrades: list[tuple[object, bool]] = []
+    upgrades: int
+    """Those that were carried out, whatever became of them."""
+    failed: int
+    """Of these, the ones that were rolled back because they did not work."""
+    taken_back: int
+    """Of these, the ones that worked, and that somebody went back over."""
+    given_up: int
+    """Beside these: ended before anything live had changed."""
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of upgrades that worked, from 0 to 1; None before the first."""
+        return (self.upgrades - self.failed) / self.upgrades if self.upgrades else None
+
+
+def read_history(lines: Iterable[Mapping[str, object]]) -> History:
+    """A rollback's line is about the upgrade to the release that it left, and to the one that it came to."""
+    upgrades: list[tuple[object, str]] = []
+    given_up = 0
     for line in lines:
         outcome = line.get("outcome")
-        if line.get("kind") == "rollback":
-            if outcome == "completed":
-                upgrades = [(to, stands and to != line.get("from")) for to, stands in upgrades]
-        elif line.get("kind") == "upgrade" and outcome != "aborted":
-            upgrades.append((line.get("to"), outcome == "completed"))
-    if not upgrades:
-        return None
-    return sum(stands for _, stands in upgrades) / len(upgrades)
+        if line.get("kind") == "rollback" and outcome == "completed":
+            became = "failed" if line.get("by") == PROBATION else "taken back"
+            for n, (to, state) in enumerate(upgrades):
+                if to == line.get("from") and state == "stands":
+                    upgrades[n] = (to, became)
+                elif to == line.get("to") and state == "taken back":
+                    upgrades[n] = (to, "stands")
+        elif line.get("kind") == "upgrade":
+            if outcome == "aborted":
+                given_up += 1
+            else:
+                upgrades.append((line.get("to"), "stands" if outcome == "completed" else "failed"))
+    states = [state for _, state in upgrades]
+    return History(len(upgrades), states.count("failed"), states.count("taken back"), given_up)
 
 
 def _started_without(flags: Sequence[str]) -> tuple[str, ...]:

@@ -197,7 +197,11 @@ class Report(msgspec.Struct, frozen=True, tag="upgrade.report"):
     path: str | None
     upgrades: int
     success_rate: float | None
-    """Of those that were begun, from 0 to 1; None before the first."""
+    """Of those that were carried out, the share that worked, from 0 to 1; None before the first."""
+    taken_back: int = 0
+    """Of them, those that worked and that somebody went back over."""
+    given_up: int = 0
+    """Beside them: ended before anything live had changed."""
 
 
 class UpgradeStatus(msgspec.Struct, frozen=True, tag="upgrade.status"):

@@ -10,6 +10,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import BASES, OWN
 
 __all__ = [
+    "NoWayBack",
     "Return",
     "Span",
     "Target",
@@ -20,6 +21,10 @@ __all__ = [
     "resolve_target",
     "touched",
 ]
+
+
+class NoWayBack(UpgradeFailed):
+    """Nothing leads there, so nothing is begun; `details` has `known`, the ids that could be named."""
 
 
 class Return(enum.Enum):
@@ -78,7 +83,7 @@ def find_way_back(records: Sequence[ChangeRecord], to: str | None) -> WayBack:
     """The shortest way back to a release or backup by its id, or to what was before the last change.
 
     Raises:
-        UpgradeFailed: there is none; it names what there is.
+        NoWayBack: there is none; it names what there is.
     """
     unbroken = _unbroken(records)
     for n in reversed(range(len(unbroken))):
@@ -87,11 +92,12 @@ def find_way_back(records: Sequence[ChangeRecord], to: str | None) -> WayBack:
             return WayBack(tuple(unbroken[n:]))
     known = [name for record in unbroken for name in (record.from_release, record.backup_id) if name]
     if not known:
-        raise UpgradeFailed(
+        raise NoWayBack(
             "there is nothing to go back to: no upgrade was made here, or none is remembered",
             remediation="restore a backup: `mcpkeep backups` lists them",
+            details={"known": []},
         )
-    raise UpgradeFailed(
+    raise NoWayBack(
         f"there is no way back to {to!r}; there is one to {', '.join(map(repr, dict.fromkeys(known)))}",
         remediation="name one of these, a backup that `mcpkeep backups` lists, or none for the newest",
         details={"known": list(dict.fromkeys(known))},
@@ -132,9 +138,10 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
         except UpgradeFailed:
             return merged
     if to == current:
-        raise UpgradeFailed(
+        raise NoWayBack(
             f"release {current!r} is the current one already",
             remediation="name another release or backup, or none to go back by one change",
+            details={"known": [way.release]},
         )
     if way.release is None:
         raise UpgradeFailed(

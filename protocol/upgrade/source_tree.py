@@ -192,7 +192,6 @@ def _judge_manifest(
     if not wrong and not absent:
         return problems, ()
     return problems, (
-        f"the source's {MANIFEST_PATH} is not to be trusted: of {len(manifest.files)} entries "
-        f"{len(wrong)} have another checksum than the file, and {len(absent)} name no file; "
-        "the commit's own objects are used",
+        f"the source's {MANIFEST_PATH} is out of date: {len(wrong) + len(absent)} of {len(manifest.files)} "
+        "entries; it is not used",
     )

@@ -23,10 +23,10 @@ from mcpkeep.supervisor.upgrade.guarded_tree import GuardedTree, TreeFile
 from mcpkeep.supervisor.upgrade.index import filled_at
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
-from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.removal import remove_empty, remove_tree
 from mcpkeep.supervisor.upgrade.staging import copy_file_as_it_is, discard
 
-__all__ = ["PlanContents", "apply_plan", "verify_staged"]
+__all__ = ["PlanContents", "apply_plan", "forget_conflicts", "verify_staged"]
 
 OURS, THEIRS = "yours", "theirs"
 """The folders under conflicts/<session>/, each with whole files by their own paths."""
@@ -221,6 +221,16 @@ def apply_plan(
         decisions=decided,
         kept_aside={path: _not_taken(layout, aside, path, decision) for path, decision in decided.items()},
     )
+
+
+def forget_conflicts(layout: Layout, session_id: str, *, calls: FileCalls = OS_CALLS) -> None:
+    """Remove what apply_plan() laid aside for an upgrade that did not happen. Raises UpgradeFailed."""
+    aside = layout.conflicts(session_id)
+    with disk_failure("removing the other sides of conflicts"):
+        for side in (OURS, THEIRS):
+            remove_tree(aside / side, calls=calls)
+        for folder in (aside, aside.parent):
+            remove_empty(folder, calls)
 
 
 def verify_staged(layout: Layout, plan: Plan, session_id: str, applied: Applied) -> tuple[str, ...]:

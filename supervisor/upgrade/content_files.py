@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
-from mcpkeep.supervisor.upgrade.apply import apply_plan, verify_staged
+from mcpkeep.supervisor.upgrade.apply import apply_plan, forget_conflicts, verify_staged
 from mcpkeep.supervisor.upgrade.baseline import renew_baseline
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.copying import Check
@@ -80,6 +80,10 @@ class ContentFiles:
     async def remove_staging(self, session_id: str) -> None:
         """See `staging.remove_staging`; not given up half-way."""
         await self._run(lambda _: remove_staging(self._layout, session_id, calls=self._calls))
+
+    async def forget_conflicts(self, session_id: str) -> None:
+        """See `apply.forget_conflicts`; not given up half-way."""
+        await self._run(lambda _: forget_conflicts(self._layout, session_id, calls=self._calls))
 
     async def _run(self, work: Callable[[Check], T]) -> T:
         return await anyio.to_thread.run_sync(work, anyio.from_thread.check_cancelled, limiter=self._limiter)

@@ -3,11 +3,13 @@
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import msgspec
 
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
@@ -15,6 +17,7 @@ from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, SETTINGS
 from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.protocol.upgrade.plan_digest import digest_of
 from mcpkeep.protocol.upgrade.rag_paths import ConfigRefused, read_elsewhere
+from mcpkeep.protocol.upgrade.versions import is_older
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blobs
 from mcpkeep.supervisor.upgrade.layout import Layout
@@ -24,6 +27,7 @@ from mcpkeep.supervisor.upgrade.repository import (
     NotASource,
     algorithm_of,
     describe,
+    leads_to,
     read_facts,
     read_history,
     read_tree,
@@ -107,18 +111,26 @@ def make_plan(
         planning = Planning(tree, history, facts, parts, layout, blobs, cache, check)
         files = planning.files()
     agreed = None if planning.agreed is None else history.commits[planning.agreed].oid
-    return Plan(
+    version = None if agreed is None else describe(folder, facts, agreed, cache=cache)
+    plan = Plan(
         plan_id=plan_id,
         digest=digest_of(facts.commit, files),
         source_path=source.path,
         source_commit=facts.commit,
         source_version=source.version,
         installed_commit=agreed,
-        installed_version=None if agreed is None else describe(folder, facts, agreed, cache=cache),
+        installed_version=version,
         made_at=made_at,
         files=files,
         warnings=(*tree.warnings, *planning.warnings(files), *_elsewhere(layout)),
     )
+    if agreed is None or version is None or not plan.changes or agreed == facts.commit:
+        return plan
+    leads = partial(leads_to, folder, facts, cache=cache)
+    if leads(facts.commit, agreed) or (is_older(source.version, version) and not leads(agreed, facts.commit)):
+        told = f"this goes back: {source.version} is older than {version}, which is installed"
+        plan = msgspec.structs.replace(plan, warnings=(told, *plan.warnings))
+    return plan
 
 
 def _elsewhere(layout: Layout) -> list[str]:

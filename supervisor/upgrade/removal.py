@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 
-__all__ = ["remove_tree"]
+__all__ = ["remove_empty", "remove_tree"]
 
 
 def remove_tree(path: Path, *, calls: FileCalls = OS_CALLS) -> None:
@@ -31,3 +31,9 @@ def remove_tree(path: Path, *, calls: FileCalls = OS_CALLS) -> None:
         else:
             calls.unlink(path / entry.name)
     calls.rmdir(path)
+
+
+def remove_empty(folder: Path, calls: FileCalls = OS_CALLS) -> None:
+    """Remove the folder if it is there and nothing is in it. Raises OSError."""
+    if folder.is_dir() and next(folder.iterdir(), None) is None:
+        calls.rmdir(folder)

@@ -168,6 +168,16 @@ def describe(folder: Path, facts: RepositoryFacts, oid: str, *, cache: Cache) ->
     return name or oid[:7]
 
 
+def leads_to(folder: Path, facts: RepositoryFacts, oid: str, other: str, *, cache: Cache) -> bool:
+    """Whether a commit is an ancestor of another one. Raises UpgradeFailed where git cannot be run."""
+    key = f"leads-{_FORMAT}-{oid}-{other}-{_history_key(facts)}"
+    kept = cache.read(key, bool)
+    if kept is None:
+        kept = ask_git(folder, "merge-base", "--is-ancestor", oid, other).code == 0
+        cache.write(key, kept)
+    return kept
+
+
 def _history_key(facts: RepositoryFacts) -> str:
     """A shallow clone that is deepened keeps its refs and not its history."""
     try:

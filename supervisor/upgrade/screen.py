@@ -36,6 +36,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpToDate,
 )
 from mcpkeep.protocol.upgrade.size import show_size
+from mcpkeep.protocol.upgrade.source_tree import MANIFEST_PATH
 from mcpkeep.protocol.upgrade.telling import STATES
 
 __all__ = ["Screen"]
@@ -150,8 +151,8 @@ class Screen:
         self._err.print(Text(f"  {file.reason}", style="dim"))
         while True:
             word = click.prompt(
-                "keep yours, take the new one, edit yours, or show the diff",
-                type=click.Choice(["keep", "take", "edit", "diff"]),
+                "keep yours, take the new one, edit yours, or show the diff (k, t, e, d)",
+                value_proc=_word,
                 default="keep",
                 err=True,
             )
@@ -219,7 +220,13 @@ class Screen:
             self._say(("nothing to upgrade: what is installed is as the source would have it", "green"))
         for case, (words, style) in _CASES.items():
             self._show_case(words, style, [file for file in plan.files if file.case is case])
+        if made.undecided:
+            self._say(
+                "\n`mcpkeep upgrade` asks for each conflict; --on-conflict keep or take decides all of them"
+            )
         for warning in plan.warnings:
+            if MANIFEST_PATH in warning:
+                continue  # there is nothing to do about it; it stands in the report
             self._say((f"note: {warning}", "yellow"))
         if self.diffs:
             for diff in made.diffs.values():
@@ -308,10 +315,27 @@ class Screen:
             Console().print(Markdown(report.text))
         else:
             self._out.print(report.text, markup=False, end="")
-        rate = "" if report.success_rate is None else f"; {report.success_rate:.0%} of them stand"
-        self._say(f"\n{_count(report.upgrades, 'upgrade')} so far{rate}")
+        told = f"\n{_count(report.upgrades, 'upgrade')} so far"
+        if report.success_rate is not None:
+            told += f"; {report.success_rate:.0%} succeeded"
+        if report.taken_back:
+            told += f"; {report.taken_back} taken back on request"
+        if report.given_up:
+            told += f"; {report.given_up} ended before anything live had changed"
+        self._say(told)
         if report.path is not None:
             self._say(f"this report: {report.path}")
+
+
+_WORDS = ("keep", "take", "edit", "diff")
+
+
+def _word(typed: str) -> str:
+    """One of them, of which the first letter is enough. Raises click.BadParameter."""
+    found = [word for word in _WORDS if typed and word.startswith(typed.strip().lower())]
+    if not found:
+        raise click.BadParameter(f"{typed!r} is none of {', '.join(_WORDS)}; the first letter is enough")
+    return found[0]
 
 
 def _count(number: int, word: str) -> str:

@@ -11,7 +11,7 @@ from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.copying import Check, spread, unreadable, walk
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.removal import remove_empty, remove_tree
 
 __all__ = ["copy_content", "copy_file_as_it_is", "discard", "fill_staging", "remove_staging", "take_code"]
 
@@ -56,9 +56,10 @@ def fill_staging(
 
 
 def remove_staging(layout: Layout, session_id: str, *, calls: FileCalls = OS_CALLS) -> None:
-    """Remove staging/<session>/, whatever is left of it. Raises UpgradeFailed."""
+    """Remove staging/<session>/, whatever is left of it, and staging/ with the last. Raises UpgradeFailed."""
     with disk_failure("removing the staging workspace"):
         _remove(layout, session_id, calls)
+        remove_empty(layout.stagings, calls)
 
 
 def take_code(

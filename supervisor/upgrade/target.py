@@ -138,7 +138,15 @@ def _file_system(layout: Layout) -> list[Problem]:
     finally:
         os.close(fd)
     if not os.access(layout.base, os.W_OK | os.X_OK):
-        problems.append(Problem(f"{str(layout.base)!r} cannot be written", "change its permissions"))
+        mounted = os.statvfs(layout.base).f_flag & os.ST_RDONLY
+        remedy = (
+            "its file system is mounted read-only; mount it for writing, or plan on a copy of the project"
+        )
+        problems.append(
+            Problem(
+                f"{str(layout.base)!r} cannot be written", remedy if mounted else "change its permissions"
+            )
+        )
     return problems
 
 

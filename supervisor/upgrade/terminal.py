@@ -47,7 +47,7 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, UNDECIDED, ROLLBACK_FAILED = range(5)
 """The exit codes: done; failed, and the former version stands; a wrong call; conflicts need decisions; the
-rollback failed."""
+rollback failed, or there is nothing to go back to."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell."""
@@ -74,6 +74,7 @@ class _Terminal:
     def ask(self, question: UpgradeMessage) -> UpgradeAnswer:
         """Ask the workspace's mcpkeep, or do it here, showing the steps."""
         self._holder = None
+        kept = self._kept()
         try:
             with self.screen.steps() as on_step:
                 asking = partial(ask_workspace, self.workspace, question, on_step=on_step)
@@ -83,7 +84,7 @@ class _Terminal:
         except ControlError as error:
             return Refused(str(error), "look at `mcpkeep report`, and at mcpkeep's log")
         except (KeyboardInterrupt, _Ended):
-            self._tell_interrupted(question)
+            self._tell_interrupted(question, before=kept)
             raise
 
     def finish(self, answer: UpgradeAnswer) -> NoReturn:
@@ -99,16 +100,39 @@ class _Terminal:
     def _found(self, holder: int) -> None:
         self._holder = holder
 
-    def _tell_interrupted(self, question: UpgradeMessage) -> None:
+    def _kept(self) -> set[tuple[str, str]]:
+        """The releases and backups that are there."""
+        layout = find_installation(self.workspace)
+        if layout is None:
+            return set()
+        folders = (("release", layout.releases), ("backup", layout.backups))
+        return {
+            (kind, path.name)
+            for kind, folder in folders
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+        }
+
+    def _tell_interrupted(self, question: UpgradeMessage, *, before: set[tuple[str, str]]) -> None:
         if isinstance(question, LOOKS):
             return
         if self._holder is None:
             self.screen.note("interrupted: what was begun is taken back")
+            for kind, name in sorted(self._kept() - before, reverse=True):
+                self.screen.note(f"{kind} {name} stays: {_STAYS[kind]}")
         else:
             self.screen.note(
                 f"interrupted: mcpkeep (pid {self._holder}) goes on with it; "
                 "`mcpkeep upgrade --abort` ends it"
             )
+
+
+_STAYS = {
+    "release": "it is what was here, recorded so that one can go back to it; `.praxis-os/venv` links to it",
+    "backup": "it is whole, and the next upgrades remove it in its turn",
+}
+"""Why an upgrade that was taken back leaves it."""
 
 
 async def _unless_ended(ask: Callable[[], Awaitable[UpgradeAnswer]]) -> UpgradeAnswer:
@@ -160,8 +184,9 @@ def main(command: str, words: Sequence[str]) -> int:
 
 
 _CODES = (
-    "Exit codes: 0 done; 1 failed, and the former version stands; 2 a wrong call; "
-    "3 conflicts need decisions; 4 the rollback failed."
+    "Exit codes: 0 done; 1 refused, or failed and the former version stands; 2 a wrong call; "
+    "3 conflicts need decisions; 4 the rollback failed, or there is nothing to go back to; "
+    "130 Ctrl-C, or no to a question."
 )
 
 
@@ -170,6 +195,8 @@ def _code_of(answer: UpgradeAnswer) -> int:
         return UNDECIDED
     if isinstance(answer, UpgradeFault):
         return ROLLBACK_FAILED if answer.state == "rollback_failed" else FAILED
+    if isinstance(answer, Refused) and "known" in answer.details:  # where a rollback could lead
+        return USAGE if answer.details["known"] else ROLLBACK_FAILED
     return FAILED if isinstance(answer, Refused) else DONE
 
 

@@ -80,8 +80,11 @@ class World:
         self.asked.append("rollback")
         raise UpgradeFailed("the lock is held", remediation="wait")
 
+    async def ask(self, _question: object, *, within: float) -> tuple[()]:
+        return ()  # backups
+
     async def records(self) -> tuple[ChangeRecord, ...]:
-        return ()
+        return (ChangeRecord(1, "s-1", "upgrade", START, "old", "new", "backup", True, {}),)
 
     async def write_summary(self, at: str, markdown: str) -> str:
         return at

@@ -719,8 +719,9 @@ async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_holds_nothing()
     fakes = FakeWorld()
     async with running(fakes) as run:
         answer = await run.ask(RollBack(None, "test"))
-    assert isinstance(answer, UpgradeFault)
-    assert (answer.state, "nothing to go back to" in answer.reason) == ("rollback_failed", True)
+    assert isinstance(answer, Refused)
+    assert answer.reason == "there is nothing to go back to: no upgrade was made here yet"
+    assert [name for name in fakes.log if name.startswith(("records", "lock"))] == []
     require_untouched(fakes)
 
 

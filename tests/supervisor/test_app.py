@@ -163,6 +163,7 @@ def test_the_options_of_a_run_are_gathered_from_flags_environment_and_file(tmp_p
             "log.level": "MCPKEEP_LOG_LEVEL",
         },
         warnings=("the variable MCPKEEP_LOG_QQQQQQ is not a setting and is ignored",),
+        config=str(file),
     )
 
 

@@ -1,12 +1,14 @@
 """The demo runs the real thing, says what it lacks, and leaves nothing behind."""
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from mcpkeep.supervisor.demo_screen import Call, Event
+from mcpkeep.supervisor.demo_screen import Call, Event, Screen
 from tests.benchmarks.line import environment
 
 WITHOUT_MCP = """
@@ -36,6 +38,22 @@ def test_an_event_counts_its_calls_by_outcome() -> None:
     event = Event("kill -9", 1.0, calls=calls)
     counted = [event.count("answered"), event.count("failed"), event.count("lost")]
     assert (counted, event.first_error, event.longest) == ([1, 1, 1], "why", 2.0)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("pid", [21480, 4194303])
+def test_only_the_bars_give_way_where_the_terminal_is_narrow(width: int, pid: int) -> None:
+    shown = io.StringIO()
+    calls = [Call(0.1 * n, 0.1 * n + 0.035, "answered", pid) for n in range(40)]
+    event = Event("phase 4: Post-Upgrade Validation", 0.0, pid=pid, took=12.34, calls=calls)
+    console = Console(file=shown, width=width)
+    with Screen(console, [event], "", quiet=False, subject="the upgrade", timed=True):
+        pass
+    heads, _, row = (line for line in shown.getvalue().splitlines() if line.strip())
+    assert heads.split()[:7] == ["the", "upgrade", "pid", "calls", "took", "errors", "slowest"]
+    assert row.split()[:-1] == [*event.name.split(), str(pid), "40", "12.34", "s", "0", "35", "ms"]
+    assert 3 <= len(row.split()[-1]) <= 15 and set(row.split()[-1]) == {"▂"}
+    assert max(map(len, (heads, row))) <= width
 
 
 @pytest.mark.slow

@@ -91,6 +91,21 @@ def test_a_restart_by_signal_under_a_stream_of_calls_fails_none(tmp_path: Path, 
         assert unlike_success(client, ids) == []
 
 
+def test_a_restart_by_signal_says_that_a_changed_configuration_is_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "mcpkeep.toml"
+    file.write_text("[limits]\nhold = 5\n")
+    with Client(mcpkeep(fast_command()), tmp_path) as client:
+        client.initialize()
+        client.process.send_signal(signal.SIGUSR2)
+        wait_for_generation(client, 2)
+        file.write_text("[limits]\nhold = 6\n")
+        client.process.send_signal(signal.SIGUSR2)
+        client.wait_for_log(
+            "mcpkeep.toml has changed: what it says takes effect at the next start of mcpkeep"
+        )
+        wait_for_generation(client, 3)
+
+
 def test_in_hold_mode_the_next_server_starts_after_the_former_has_ended(tmp_path: Path) -> None:
     record = tmp_path / "record"
     with Client(mcpkeep(fast_command("--record", str(record)), "--replace", "hold"), tmp_path) as client:

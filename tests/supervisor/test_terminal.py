@@ -1,5 +1,6 @@
 """`mcpkeep workflow` from a terminal: alone, and beside a running mcpkeep."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,38 @@ def test_a_workflow_is_worked_through_in_a_terminal(run: Run, workspace: Path) -
     assert answer_of(done)["workflow_complete"] is True
     table = run("list_sessions", "status=completed").stdout
     assert session_id in table and "a b.py" in table
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "110", "200"])
+def test_no_word_of_a_list_is_broken_in_a_narrow_terminal(workspace: Path, columns: str) -> None:
+    script = """
+from rich import console
+from mcpkeep.supervisor import terminal_tables
+class Narrow(console.Console):
+    is_terminal = True
+terminal_tables.Console = Narrow
+terminal_tables.show({"sessions": [{"session_id": "3e1c1d2a-7f0e-4a5b-8c9d-0a1b2c3d4e5f", "status": "active",
+    "workflow_type": "spec_creation_v1", "target_file": "src/app.py", "current_phase": 1,
+    "last_updated": "2026-01-31T10:15:00Z"}]})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment() | {"COLUMNS": columns, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "3e1c1d2a-7f0e-4a5b-8c9d-0a1b2c3d4e5f",
+        "active",
+        "src/app.py",
+        "2026-01-31 10:15:00",
+        "current",
+    ):
+        assert word in done.stdout, done.stdout
+    lines = re.sub("\x1b\\[[0-9;]*m", "", done.stdout).splitlines()
+    assert max(map(len, lines)) <= int(columns)
 
 
 def test_lists_phases_and_tasks_are_readable(run: Run) -> None:

@@ -17,11 +17,12 @@ from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, ToolDiff
 from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.protocol.upgrade.report import (
     FileChanges,
+    History,
     UpgradeReport,
     VersionFacts,
     history_line,
+    read_history,
     report_upgrade,
-    success_rate,
 )
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
@@ -289,34 +290,34 @@ def test_a_bar_in_a_cell_does_not_end_it() -> None:
     assert cells == ["a", "b", "x|y", "p|q"]
 
 
-def line(kind: str, outcome: str, to: str = "", origin: str = "") -> dict[str, object]:
-    return {"kind": kind, "outcome": outcome, "to": to, "from": origin}
+def line(kind: str, outcome: str, to: str = "", origin: str = "", by: str = "") -> dict[str, object]:
+    return {"kind": kind, "outcome": outcome, "to": to, "from": origin, "by": by}
+
+
+UP, BACK = line("upgrade", "completed", "b", "a"), line("rollback", "completed", "a", "b")
+AGAIN = line("rollback", "completed", "b", "a")
+CRASHED = line("rollback", "completed", "a", "b", "probation")
 
 
 @pytest.mark.parametrize(
-    ("lines", "rate"),
+    ("lines", "history", "rate"),
     [
-        ([], None),
-        ([line("upgrade", "aborted")], None),
-        ([line("rollback", "completed", "a", "b")], None),
-        ([line("upgrade", "completed", "a")], 1.0),
-        ([line("upgrade", "completed", "a"), line("upgrade", "failed"), line("upgrade", "aborted")], 0.5),
-        ([line("upgrade", "rolled_back")], 0.0),
-        ([line("upgrade", "completed", "b", "a"), line("rollback", "completed", "a", "b")], 0.0),
-        ([line("upgrade", "completed", "b", "a"), line("rollback", "failed", "a", "b")], 1.0),
-        (
-            [
-                line("upgrade", "completed", "b", "a"),
-                line("rollback", "completed", "a", "b"),
-                line("upgrade", "completed", "c", "a"),
-                {"garbage": 1},
-            ],
-            0.5,
-        ),
-        ([history_line(a_report())], 1.0),
+        ([], History(0, 0, 0, 0), None),
+        ([line("upgrade", "aborted")], History(0, 0, 0, 1), None),
+        ([BACK], History(0, 0, 0, 0), None),
+        ([UP], History(1, 0, 0, 0), 1.0),
+        ([UP, line("upgrade", "failed"), line("upgrade", "aborted")], History(2, 1, 0, 1), 0.5),
+        ([line("upgrade", "rolled_back")], History(1, 1, 0, 0), 0.0),
+        ([UP, BACK], History(1, 0, 1, 0), 1.0),
+        ([UP, CRASHED], History(1, 1, 0, 0), 0.0),
+        ([UP, line("rollback", "failed", "a", "b")], History(1, 0, 0, 0), 1.0),
+        ([UP, BACK, AGAIN], History(1, 0, 0, 0), 1.0),
+        ([UP, BACK, AGAIN, CRASHED], History(1, 1, 0, 0), 0.0),
+        ([UP, BACK, line("upgrade", "completed", "c", "a"), {"garbage": 1}], History(2, 0, 1, 0), 1.0),
+        ([history_line(a_report())], History(1, 0, 0, 0), 1.0),
     ],
 )
-def test_the_success_rate_counts_the_upgrades_that_stand(
-    lines: list[dict[str, object]], rate: float | None
+def test_the_history_counts_failures_apart_from_what_was_taken_back_on_request(
+    lines: list[dict[str, object]], history: History, rate: float | None
 ) -> None:
-    assert success_rate(lines) == rate
+    assert (read_history(lines), read_history(lines).success_rate) == (history, rate)

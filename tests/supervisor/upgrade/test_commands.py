@@ -119,7 +119,10 @@ def test_a_wrong_call_says_what_is_wrong_and_ends_with_2(tmp_path: Path, words: 
 def test_the_help_of_each_command_has_an_example_and_the_exit_codes(tmp_path: Path, command: str) -> None:
     done = mcpkeep(tmp_path, command, "--help")
     assert done.returncode == 0
-    assert f"\n    mcpkeep {command}" in done.stdout and "3 conflicts need decisions" in done.stdout
+    assert f"\n    mcpkeep {command}" in done.stdout
+    codes = " ".join(done.stdout[done.stdout.index("Exit codes: ") :].split())
+    readme = Path(__file__).parents[3] / "README.md"
+    assert codes in " ".join(readme.read_text().split())
 
 
 def test_without_an_installation_the_remedy_is_told(tmp_path: Path) -> None:
@@ -129,6 +132,13 @@ def test_without_an_installation_the_remedy_is_told(tmp_path: Path) -> None:
     assert "has no .praxis-os folder\nwhat to do: install praxis-os there first" in done.stderr
     refused = decoded(mcpkeep(tmp_path, "backups", "--json"))
     assert (refused["type"], "--workspace" in refused["remedy"]) == ("upgrade.refused", True)
+
+
+def test_a_source_that_is_not_there_is_said_not_to_be(untouched: World) -> None:
+    done = run_mcpkeep(untouched, "plan", "--source", "./nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"there is no folder '{untouched.workspace}/nowhere'" in done.stderr
+    assert "full path" not in done.stderr
 
 
 def test_without_git_the_remedy_is_to_install_it(untouched: World, tmp_path: Path) -> None:
@@ -168,6 +178,7 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and
     make_conflict(world)
     before = content_of(world)
     source = ("--source", str(world.source))
+    assert "--on-conflict keep or take decides all of them" in run_mcpkeep(world, "plan", *source).stdout
     undecided = run_mcpkeep(world, "upgrade", *source, "--json")
     assert (undecided.returncode, list(decoded(undecided)["conflicts"])) == (3, [GIT_SAFETY])
     told = run_mcpkeep(world, "upgrade", *source)
@@ -189,6 +200,8 @@ def test_a_conflict_waits_for_a_decision_and_the_decided_upgrade_is_recorded_and
     assert (back.returncode, decoded(back)["to_release"]) == (0, "adopted")
     assert content_of(world) == before
     assert live_processes(world) == []
+    report = run_mcpkeep(world, "report").stdout
+    assert "1 upgrade so far; 100% succeeded; 1 taken back on request" in report
     require_damage_found(world, backup)
 
 
@@ -201,7 +214,7 @@ def require_records(world: World) -> str:
     report = run_mcpkeep(world, "report").stdout
     assert report.startswith("# Upgrade to v2.0.0\n") and "| version | `v1.1.0` | `v2.0.0` |" in report
     (summary,) = (world.base / ".cache").glob("upgrade-summary-*.md")
-    told = f"1 upgrade so far; 100% of them stand\nthis report: {summary.relative_to(world.workspace)}\n"
+    told = f"1 upgrade so far; 100% succeeded\nthis report: {summary.relative_to(world.workspace)}\n"
     assert told in report
     whole = run_mcpkeep(world, "verify", backup)
     assert (whole.returncode, "  whole  " in whole.stdout) == (0, True)
@@ -215,7 +228,7 @@ def require_damage_found(world: World, backup: str) -> None:
     (found,) = decoded(run_mcpkeep(world, "verify", "--json"))["verifications"]
     assert (found["mismatches"], found["backup_id"]) == ([GIT_SAFETY], backup)
     unknown = run_mcpkeep(world, "rollback", "--to", "nowhere")
-    assert (unknown.returncode, "'nowhere'" in unknown.stderr) == (4, True)
+    assert (unknown.returncode, "'nowhere'" in unknown.stderr) == (2, True)
 
 
 def test_a_version_that_does_not_start_leaves_the_former_one_and_ends_with_1(world: World) -> None:
@@ -232,6 +245,7 @@ def test_a_version_that_does_not_start_leaves_the_former_one_and_ends_with_1(wor
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
     make_variant(world.source, "hang")
+    make_conflict(world)
     before = content_of(world)
     process = start_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
     assert process.stderr is not None
@@ -239,7 +253,15 @@ def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, said + rest
-    assert "interrupted: what was begun is taken back" in rest
+    (backup,) = [path.name for path in (world.base / ".backups").iterdir() if path.is_dir()]
+    told = rest[rest.index("interrupted: ") :].splitlines()[:3]
+    assert told[0] == "interrupted: what was begun is taken back"
+    assert told[1].startswith("release adopted stays: it is what was here")
+    assert told[2].startswith(f"backup {backup} stays: ")
+    assert not {"staging", "conflicts"} & {path.name for path in (world.base / ".mcpkeep").iterdir()}
+    report = run_mcpkeep(world, "report").stdout
+    assert report.startswith("No upgrade has been made here yet.")
+    assert "\n0 upgrades so far; 1 ended before anything live had changed\n" in report
     assert (content_of(world), (world.base / ".upgrade-lock").exists()) == (before, False)
     assert live_processes(world) == []
 
@@ -247,9 +269,10 @@ def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
 def test_at_a_terminal_each_conflict_is_asked_for_and_the_upgrade_confirmed(world: World) -> None:
     make_conflict(world)
     # In the order of the questions: the diff first, then a decision; then whether to go on.
-    answers = {"show the diff": ["diff", "take"], "Upgrade now?": ["y"]}
+    answers = {"show the diff": ["?", "d", "t"], "Upgrade now?": ["y"]}
     said, code = typed(world, answers, "upgrade", "--source", str(world.source))
     assert code == 0, said
+    assert "'?' is none of keep, take, edit, diff; the first letter is enough" in said
     assert f"{GIT_SAFETY}" in said and "Look at the whole diff" in said
     assert "Server upgrade".lower() in said and "\x1b[" in said
     assert "Look at it before" not in (world.base / GIT_SAFETY).read_text()

@@ -41,9 +41,9 @@ class World:
     def __truediv__(self, path: str) -> Path:
         return self.base / path
 
-    def plan(self, *, parts: tuple[str, ...] = ALL) -> Plan:
+    def plan(self, *, parts: tuple[str, ...] = ALL, version: str = "2") -> Plan:
         head = git(self.source, "rev-parse", "HEAD")
-        facts = SourceFacts(str(self.source), commit=head, version="2", clean=True)
+        facts = SourceFacts(str(self.source), commit=head, version=version, clean=True)
         return make_plan(facts, parts, self.layout, cache=self.cache, plan_id="p", made_at=MADE)
 
     def cases(self) -> dict[str, Case]:
@@ -659,3 +659,29 @@ def test_commits_that_change_nothing_installed_do_not_cut_the_history(tmp_path: 
     (world / (I + "a")).write_text(LINES + "mine\n")
     assert world.cases() == {"a": Case.MERGE, "b": Case.UPDATE}
     assert world.plan().installed_commit == world.commits[2]
+
+
+def test_a_plan_that_goes_back_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, {U + "x": "one\n"}, {U + "x": "two\n"}, installed=1)
+    assert world.plan().warnings == ()
+    git(world.source, "tag", "v1.0.0", world.commits[0])
+    git(world.source, "tag", "v2.0.0", world.commits[1])
+    git(world.source, "checkout", "-q", world.commits[0])
+    assert world.plan().warnings == ("this goes back: 2 is older than v2.0.0, which is installed",)
+
+
+def test_a_plan_that_goes_forward_or_nowhere_says_nothing_of_it(tmp_path: Path) -> None:
+    world = World(tmp_path, {U + "x": "one\n"}, {U + "x": "two\n"})
+    assert (world.plan().changes, world.plan().warnings) == (True, ())
+
+
+@pytest.mark.parametrize(("installed", "told"), [("v3.0.0", True), ("v1.0.0", False)])
+def test_where_neither_commit_leads_to_the_other_their_versions_tell(
+    tmp_path: Path, installed: str, told: bool
+) -> None:
+    world = World(tmp_path, {U + "x": "one\n"}, {U + "x": "two\n"}, installed=1)
+    git(world.source, "tag", installed, world.commits[1])
+    git(world.source, "checkout", "-q", "-b", "other", world.commits[0])
+    (world.source / U / "x").write_text("three\n")
+    git(world.source, "commit", "-qam", "three")
+    assert bool([text for text in world.plan(version="v2.0.0").warnings if "this goes back" in text]) is told

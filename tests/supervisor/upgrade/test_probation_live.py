@@ -108,11 +108,13 @@ async def test_a_crash_loop_after_a_restart_of_mcpkeep_within_probation_rolls_ba
 async def test_a_signal_while_nothing_can_be_gone_back_to_is_answered_in_the_log_alone(world: World) -> None:
     async with session_in(world) as session:
         pid = await session.server()
+        log = world.base / ".mcpkeep" / "logs" / "mcpkeep.log"
         with anyio.fail_after(LIMIT):
             while not (world.base / ".mcpkeep" / "pid").exists():
                 await anyio.lowlevel.checkpoint()
         os.kill(session.holder(), signal.SIGUSR1)
         with anyio.fail_after(LIMIT):
-            while "nothing to go back to" not in (await session.keep("report"))["text"]:
-                pass
+            while "nothing to go back to: no upgrade was made" not in log.read_text():
+                await session.keep("status")
+        assert "No upgrade has been made here yet" in (await session.keep("report"))["text"]
         assert await session.server() == pid

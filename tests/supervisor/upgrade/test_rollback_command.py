@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.praxis import World, commit_files, world_in
-from tests.upgrades import content_of, run_mcpkeep
+from tests.upgrades import content_of, run_mcpkeep, tree_of
 
 GIT_SAFETY = "standards/universal/ai-safety/git-safety.md"
 OWN = "standards/development/our-rules.md"
@@ -54,6 +54,11 @@ def world(after: World, tmp_path: Path) -> World:
 def backup_of(world: World) -> Path:
     """Its newest backup."""
     return max(path for path in (world.base / ".backups").iterdir() if path.is_dir())
+
+
+def written(world: World) -> dict[str, tuple[int, int]]:
+    """All that stands there; that the lock came and went is not counted."""
+    return {path: when for path, when in tree_of(world.workspace).items() if path != ".praxis-os"}
 
 
 def current(world: World) -> str:
@@ -133,6 +138,18 @@ def test_a_damaged_backup_is_refused_with_its_files_and_an_older_one_is_offered(
     assert do(world, "rollback", "--to", "2026-01-01-000000")["to_release"] == "adopted"
 
 
+@pytest.mark.parametrize(("name", "told"), [(GIT_SAFETY, GIT_SAFETY), ("MANIFEST.json", "is not one")])
+def test_a_damaged_backup_that_is_named_is_refused_though_its_release_stands(
+    world: World, name: str, told: str
+) -> None:
+    backup = backup_of(world)
+    (backup / name).write_text("rotten\n")
+    stands, content = current(world), content_of(world)
+    answer = do(world, "rollback", "--to", backup.name, code=4)
+    assert f"backup {backup.name} cannot be used: " in answer["reason"] and told in answer["reason"]
+    assert (current(world), content_of(world)) == (stands, content)
+
+
 def test_a_backup_onto_a_damaged_tree_brings_its_folders_back_whole(before: World, world: World) -> None:
     base = world.base
     (base / OWN).write_text("ours\n")
@@ -141,12 +158,23 @@ def test_a_backup_onto_a_damaged_tree_brings_its_folders_back_whole(before: Worl
     answer = do(world, "rollback", "--to", backup_of(world).name)
     assert {**content_of(before), OWN: b"ours\n"} == content_of(world)
     assert (answer["to_release"], current(world)) == ("adopted", "adopted")
-    assert OWN in answer["kept"]
+    assert answer["kept"] == [OWN]
     assert not (base / "VERSION.txt").exists()
     refused = do(world, "rollback", code=4)
     assert "there is nothing to go back to" in refused["reason"]
     upgrade(world)
     assert "v2.0.0" in (base / "VERSION.txt").read_text()
+
+
+def test_a_rollback_onto_a_damaged_server_names_the_backup_that_brings_it_back(
+    before: World, world: World
+) -> None:
+    shutil.rmtree(world.base / "mcp_server")
+    (told,) = do(world, "rollback")["warnings"]
+    assert told.startswith("damaged: mcp_server")
+    assert told.endswith(f"`mcpkeep rollback --to {backup_of(world).name}` brings whole folders back")
+    do(world, "rollback", "--to", backup_of(world).name)
+    assert content_of(world) == content_of(before)
 
 
 def test_two_upgrades_are_gone_back_over_at_once_or_one_by_one(
@@ -162,12 +190,24 @@ def test_two_upgrades_are_gone_back_over_at_once_or_one_by_one(
     assert (current(world), content_of(world)) == (releases[2], contents[2])
     assert do(world, "rollback", "--to", releases[1])["to_release"] == releases[1]
     assert content_of(world) == contents[1]
-    refused = do(world, "rollback", "--to", releases[1], code=4)
+    refused = do(world, "rollback", "--to", releases[1], code=2)
     assert "is the current one already" in refused["reason"]
 
 
 def test_nothing_to_go_back_to_is_said(before: World, tmp_path: Path) -> None:
     world = copied(before, tmp_path / "w")
-    refused = do(world, "rollback", code=4)
-    assert "there is nothing to go back to" in refused["reason"]
-    assert content_of(world) == content_of(before)
+    stands = written(world)
+    for words in ((), ("--to", "nowhere")):
+        refused = do(world, "rollback", *words, code=4)
+        assert refused["type"] == "upgrade.refused"
+        assert refused["reason"] == "there is nothing to go back to: no upgrade was made here yet"
+        assert "mcpkeep backups" not in refused["remedy"]
+    assert written(world) == stands
+
+
+def test_a_way_back_that_is_not_known_is_a_wrong_call_that_names_those_that_are(world: World) -> None:
+    stands = written(world)
+    refused = do(world, "rollback", "--to", "nowhere", code=2)
+    assert refused["details"]["known"] == ["adopted", backup_of(world).name]
+    assert "there is no way back to 'nowhere'; there is one to 'adopted'" in refused["reason"]
+    assert written(world) == stands

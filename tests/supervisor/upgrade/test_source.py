@@ -71,7 +71,7 @@ def test_without_version_file_and_tag_the_commit_is_the_version(tmp_path: Path) 
 def test_a_relative_path_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     assert texts(inspect(tmp_path, "source")) == ["source path 'source' is not absolute"]
     missing = str(tmp_path / "nowhere")
-    assert texts(inspect(tmp_path, missing)) == [f"source path {missing!r} does not exist, or is no folder"]
+    assert texts(inspect(tmp_path, missing)) == [f"there is no folder {missing!r}"]
 
 
 def test_an_archive_is_refused_even_inside_another_repository(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_manifest_that_lies_is_counted_and_not_believed(tmp_path: Path) -> Non
     )
     assert inspect(tmp_path, tmp_path / "source").problems == ()
     tree = read_tree(tmp_path / "source", commit, cache=Cache(None))
-    assert "of 2 entries 1 have another checksum than the file, and 1 name no file" in tree.warnings[0]
+    assert " is out of date: 2 of 2 entries; it is not used" in tree.warnings[0]
 
 
 def test_the_export_has_the_commits_bytes_and_modes_whatever_is_checked_out(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_removed_staging_leaves_nothing_and_others_alone(world: ContentWorld) ->
     remove_staging(world.layout, SESSION)
     assert [path.name for path in world.layout.staging(SESSION).parent.iterdir()] == ["another"]
     assert world.live() == before
+    remove_staging(world.layout, "another")
+    assert not world.layout.stagings.exists()
 
 
 def test_a_cancelled_filling_leaves_nothing(world: ContentWorld) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,3 +133,24 @@ async def test_a_part_on_another_device_is_refused_by_name(tmp_path: Path, other
     (world.base / ".cache").rename(tmp_path / "cache")
     (world.base / ".cache").symlink_to(other_device)
     assert ".cache' is on another device" in said(await facts_of(world))
+
+
+def test_a_read_only_mount_is_told_from_missing_permissions(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    script = """
+import sys, anyio
+from pathlib import Path
+from mcpkeep.supervisor.upgrade.layout import find_installation
+from mcpkeep.supervisor.upgrade.target import InstalledTarget
+layout = find_installation(Path(sys.argv[1]))
+print(*(problem.remedy for problem in anyio.run(InstalledTarget(lambda: layout).inspect).problems))
+"""
+    read_only = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; exec "$0" -c "$2" "$1"'
+    words = ["unshare", "-rm", "sh", "-c", read_only, sys.executable, str(world.workspace), script]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode == 77 or done.stderr.startswith("unshare: "):
+        pytest.skip("nothing can be mounted here")
+    assert "is mounted read-only; mount it for writing" in done.stdout, done.stderr
