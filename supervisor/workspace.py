@@ -19,6 +19,7 @@ __all__ = [
     "clear_index",
     "find_base",
     "find_workspace",
+    "make_cache",
     "make_state_folder",
     "recognise_server",
     "release_server",
@@ -167,6 +168,17 @@ def clear_index(base: str) -> None:
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)
+
+
+def make_cache(base: str) -> None:
+    """Make the folder that the index is to be in, as far as that goes; to be called before every start.
+
+    The server makes its index itself, but does not start where there is no such folder.
+    """
+    try:
+        os.makedirs(os.path.join(base, ".cache"), exist_ok=True)
+    except OSError:
+        return
 
 
 def _user_state(environ: Mapping[str, str], home: str, platform: str) -> str:

@@ -42,6 +42,7 @@ from mcpkeep.supervisor.upgrade.launch import (
 )
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, open_probe
+from mcpkeep.supervisor.workspace import make_cache
 
 __all__ = ["TAIL_LINES", "StagedCandidates"]
 
@@ -199,6 +200,7 @@ class _Trial(NamedTuple):
         return tried if current and outcome_of(tried.smoke, SEARCH_TEST) == "passed" else None
 
     async def _try(self, doing: str) -> _Tried:
+        await _in_thread(make_cache, str(self.base))
         await _in_thread(drop_unfinished, self.base)
         self.progress(doing)
         began = anyio.current_time()

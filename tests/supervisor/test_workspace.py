@@ -282,6 +282,20 @@ def test_an_index_without_metadata_is_removed_before_a_start_and_no_other(tmp_pa
     assert [entry.name for entry in index.iterdir()] == ["metadata.json"]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_start_makes_the_folder_that_the_index_is_to_be_in(tmp_path: Path, alone: bool) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    make_release(root, "one")
+    launch(options(tmp_path, "--", "other-server"), None, alone=alone)
+    assert not (root / ".cache").exists()
+    launch(options(tmp_path), "one", alone=alone)
+    assert (root / ".cache").is_dir()
+    (root / ".cache").rmdir()
+    (root / ".cache").touch()  # What cannot be made is the server's to complain of.
+    launch(options(tmp_path), None, alone=alone)
+
+
 TAKES_LEVEL = f'{TAKES_TRANSPORT}\nparser.add_argument("--log-level")'
 
 

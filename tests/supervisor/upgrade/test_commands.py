@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,6 +229,21 @@ def test_a_version_that_does_not_start_leaves_the_former_one_and_ends_with_1(wor
     assert (content_of(world), (world.base / ".upgrade-lock").exists()) == (before, False)
     nothing = run_mcpkeep(world, "upgrade", "--abort")
     assert (nothing.returncode, nothing.stdout) == (0, "given up: nothing was open\n")
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty index", "no index"])
+def test_an_installation_without_a_finished_index_is_upgraded_and_goes_back(world: World, left: str) -> None:
+    cache = world.base / ".cache"
+    shutil.rmtree(cache)
+    if left != "nothing":  # as a clone leaves it
+        (cache / "vector_index" if left == "an empty index" else cache / "state").mkdir(parents=True)
+    before = content_of(world)
+    done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert (cache / "vector_index/metadata.json").exists()
+    shutil.rmtree(cache)
+    back = run_mcpkeep(world, "rollback")
+    assert (back.returncode, content_of(world)) == (0, before), back.stderr
 
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
