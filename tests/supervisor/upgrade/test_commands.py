@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mcpkeep.supervisor.upgrade.git import run_git
 from tests.praxis import World, make_variant, world_in
 from tests.upgrades import (
     LIMIT,
@@ -244,6 +245,18 @@ def test_an_installation_without_a_finished_index_is_upgraded_and_goes_back(worl
     shutil.rmtree(cache)
     back = run_mcpkeep(world, "rollback")
     assert (back.returncode, content_of(world)) == (0, before), back.stderr
+
+
+def test_an_older_installation_whose_settings_name_its_folder_is_upgraded_twice(tmp_path: Path) -> None:
+    world = world_in(tmp_path, "v1.0.0", base=".agent-os")
+    paths = {"standards": "standards", "workflows": "workflows", "index": ".cache/vector_index"}
+    rag = {f"{name}_path": f".agent-os/{path}" for name, path in paths.items()}
+    (world.base / "config.json").write_text(json.dumps({"rag": rag}))
+    for version in ("v1.1.0", "v2.0.0"):
+        run_git(world.source, "checkout", "--quiet", version)
+        done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
+        assert done.returncode == 0, done.stderr
+        assert version in (world.base / "VERSION.txt").read_text()
 
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
