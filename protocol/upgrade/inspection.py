@@ -14,6 +14,7 @@ __all__ = [
     "not_the_root",
     "own_signers",
     "partial",
+    "unfound",
     "unsigned",
     "within",
 ]
@@ -54,6 +55,14 @@ def not_praxis_os(source: str, lacking: Sequence[str]) -> Problem:
         f"source {source!r} is not a praxis-os repository: its commit has no "
         + " and no ".join(f"{name}/" for name in lacking),
         "clone the praxis-os repository, and check out the version that is to be installed",
+    )
+
+
+def unfound(source: str, older: str, newer: str) -> Problem:
+    return Problem(
+        f"source {source!r} has a server of before 2025-10-27: it looks for {older!r} alone",
+        f"let that name lead to the installation (`ln -s {newer} {older}` in the workspace), or check out a "
+        "newer version",
     )
 
 

@@ -51,6 +51,9 @@ TAIL_LINES = 40
 
 PROGRESS_WIDTH = 100
 
+_PLACES = ("praxis_os_path", "agent_os_path")
+"""Where a server says which installation it serves; the latter before 2025-10-27."""
+
 _Index = Literal["none", "carried", "updated", "built"]
 T = TypeVar("T")
 
@@ -227,12 +230,13 @@ class _Trial(NamedTuple):
             raise
         except UpgradeFailed:
             return
-        place = value_of(result, "$.project.praxis_os_path")
-        if isinstance(place, str) and not await _in_thread(_same_place, place, self.base):
-            raise UpgradeFailed(
-                f"the new server attached itself to {place!r} instead of its staging workspace",
-                remediation="look for a setting that names an installation, such as in its environment",
-            )
+        for key in _PLACES:
+            place = value_of(result, f"$.project.{key}")
+            if isinstance(place, str) and not await _in_thread(_same_place, place, self.base):
+                raise UpgradeFailed(
+                    f"the new server attached itself to {place!r} instead of its staging workspace",
+                    remediation="look for a setting that names an installation, such as in its environment",
+                )
 
 
 async def _in_thread(call: Callable[..., T], *words: object, **named: object) -> T:

@@ -69,7 +69,8 @@ def call(name, arguments):
     if name == "pos_workflow":
         return {"status": "success", "workflows": [], "count": 0}
     if name == "get_server_info":
-        return {"project": {"praxis_os_path": getattr(variant, "PLACE", str(BASE))}}
+        key = getattr(variant, "PLACE_KEY", "praxis_os_path")
+        return {"project": {key: getattr(variant, "PLACE", str(BASE))}}
     if name == "where":
         misled = [name for name, value in os.environ.items() if value == "/elsewhere"]
         env = dict(os.environ)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mcpkeep.supervisor.upgrade.git import run_git
-from tests.praxis import World, make_variant, world_in
+from tests.praxis import World, make_older, make_variant, world_in
 from tests.upgrades import (
     LIMIT,
     content_of,
@@ -21,6 +21,7 @@ from tests.upgrades import (
     mcpkeep_environment,
     run_mcpkeep,
     start_mcpkeep,
+    tree_of,
     until_told,
 )
 
@@ -257,6 +258,27 @@ def test_an_older_installation_whose_settings_name_its_folder_is_upgraded_twice(
         done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
         assert done.returncode == 0, done.stderr
         assert version in (world.base / "VERSION.txt").read_text()
+
+
+@pytest.mark.parametrize("base", [".agent-os", ".praxis-os"])
+def test_a_server_of_before_the_rename_is_installed_where_it_finds_the_workspace_and_nowhere_else(
+    tmp_path: Path, base: str
+) -> None:
+    world = world_in(tmp_path, "v1.0.0", base=base)
+    make_older(world.source)
+    home = tmp_path / "home"
+    for name in ("standards", "workflows", ".cache"):
+        (home / ".agent-os" / name).mkdir(parents=True)
+    before = tree_of(home / ".agent-os")
+    upgrade = ("upgrade", "--source", str(world.source), "--yes")
+    if base == ".praxis-os":
+        done = run_mcpkeep(world, *upgrade)
+        assert (done.returncode, (world.base / ".mcpkeep/releases").exists()) == (1, False)
+        assert "looks for '.agent-os' alone" in done.stderr and "ln -s .praxis-os .agent-os" in done.stderr
+        (world.workspace / ".agent-os").symlink_to(".praxis-os")
+    done = run_mcpkeep(world, *upgrade)
+    assert done.returncode == 0, done.stderr
+    assert tree_of(home / ".agent-os") == before
 
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:
