@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _MARKERS = (*BASES, "mcpkeep.toml")
+_NEWER = "ouroboros"
 
 
 class KnownServer(NamedTuple):
@@ -112,10 +113,15 @@ def make_state_folder(
 def recognise_server(workspace: str) -> KnownServer | None:
     """The prAxIs OS server installed in the workspace, if one is; it is looked at, not run.
 
-    It runs from the current release, where an upgrade has made one, and else from the live folder.
+    It runs from the current release, where an upgrade has made one, and else from the live folder. That of
+    November 2025 and later, of which no releases are made, is one where no `mcp_server` is.
     """
     for base in BASES:
         root = os.path.join(workspace, base)
+        python = os.path.join(root, "venv", "bin", "python")
+        words = server_words(root)
+        if words is None and (newer := server_words(root, module=_NEWER)) and os.access(python, os.X_OK):
+            return KnownServer((python, *newer), {"PYTHONPATH": root})
         current = os.path.join(root, ".mcpkeep", "current")
         warning: str | None = None
         if os.path.lexists(current):
@@ -123,8 +129,7 @@ def recognise_server(workspace: str) -> KnownServer | None:
             if server := release_server(root, release):
                 return server
             warning = f"{current} names {release!r}, which is no whole release; the server runs from {root}"
-        python = os.path.join(root, "venv", "bin", "python")
-        if (words := server_words(root)) is not None and os.access(python, os.X_OK):
+        if words is not None and os.access(python, os.X_OK):
             return KnownServer((python, *words), {"PYTHONPATH": root}, warning=warning)
     return None
 
@@ -144,14 +149,16 @@ def release_server(base: str, release: str, arguments: Sequence[str] = ()) -> Kn
     return KnownServer((python, *words), {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"}, release)
 
 
-def server_words(folder: str, arguments: Sequence[str] = ()) -> tuple[str, ...] | None:
+def server_words(
+    folder: str, arguments: Sequence[str] = (), *, module: str = "mcp_server"
+) -> tuple[str, ...] | None:
     """The words after the interpreter that start the server in `folder`, with those of `arguments` that it
     knows; None where none is there.
     """
-    path = os.path.join(folder, "mcp_server", "__main__.py")
+    path = os.path.join(folder, module, "__main__.py")
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return module_words(file.read(), arguments)
+            return module_words(file.read(), arguments, module=module)
     except OSError:
         return None
 

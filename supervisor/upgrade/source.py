@@ -24,6 +24,7 @@ from mcpkeep.supervisor.upgrade.repository import NotASource, describe, read_fac
 __all__ = ["GitSources", "export_code", "inspect_source"]
 
 _SERVER = "mcp_server/"
+_NEWER = "dist/ouroboros"
 _STATUS = ("status", "--porcelain", "-z", "--untracked-files=all", "--ignore-submodules=none")
 _PARTIAL = ("config", "--local", "--get-regexp", r"^(remote\..*\.promisor|extensions\.partialclone)$")
 _SIGNERS = ("config", "--local", "--name-only", "--get-regexp", r"^gpg\.")
@@ -93,7 +94,9 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
     if partials.stdout:
         problems.append(inspection.partial(real))
     lacking = [name for name in ("mcp_server", "universal") if not _has(tree, name)]
-    if lacking:
+    if "mcp_server" in lacking and ask_git(source, "cat-file", "-e", f"{facts.commit}:{_NEWER}").code == 0:
+        problems.append(inspection.newer(real))
+    elif lacking:
         problems.append(inspection.not_praxis_os(real, lacking))
     installed = find_installation(workspace)
     newest, older = BASES

@@ -168,6 +168,24 @@ def test_an_installed_praxis_server_is_run_with_the_flags_it_knows(
     )
 
 
+def test_the_server_since_november_2025_is_run_where_no_former_one_is_installed(tmp_path: Path) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    (root / "ouroboros").mkdir()
+    (root / "ouroboros/__main__.py").write_text(TAKES_TRANSPORT)
+    python = str(root / "venv/bin/python")
+    former, newer = (
+        KnownServer((python, "-m", module, "--transport", "dual"), {"PYTHONPATH": str(root)})
+        for module in ("mcp_server", "ouroboros")
+    )
+    assert recognise_server(str(tmp_path)) == former
+    make_release(root, "one")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    (root / "mcp_server").rename(tmp_path / "gone")
+    assert recognise_server(str(tmp_path)) == newer
+    assert options(tmp_path).base is None  # mcpkeep makes no releases of it
+
+
 def test_a_half_installed_praxis_server_is_not_recognised(tmp_path: Path) -> None:
     root = tmp_path / ".praxis-os"
     assert recognise_server(str(tmp_path)) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.upgrade.cache import Cache
@@ -115,6 +116,14 @@ def test_a_server_that_would_not_find_the_installation_by_its_name_is_refused(
     for _ in range(2):
         said = texts(inspect(tmp_path, tmp_path / "source"))
         assert [text.partition(": ")[2] for text in said] == ["it looks for '.agent-os' alone"] * refused
+
+
+def test_a_source_since_november_2025_is_told_as_what_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_source(source, {"dist/ouroboros/__main__.py": "1\n", U + "x": "x\n", "scripts/x.py": "1\n"})
+    git(source, "rm", "-rq", "mcp_server")
+    git(source, "commit", "-qm", "Move on")
+    assert inspect(tmp_path, source).problems == (inspection.newer(str(source)),)
 
 
 def test_a_bare_repository_is_refused(tmp_path: Path) -> None:
