@@ -300,9 +300,10 @@ class UpgradeActor(Actor[UpgradeMessage]):
         except AskTimedOut as error:
             return Refused(str(error), "look at the disk and the machine's load, and try again")
         except OSError as error:
+            gone = "if the workspace was moved or removed, restart mcpkeep where it is now; else "
             return Refused(
                 f"the system refused it: {error.strerror or error} ({error.filename!r})",
-                "mend that, and try again",
+                f"{gone if isinstance(error, FileNotFoundError) else ''}mend that, and try again",
             )
         except Exception as error:
             place = self._on_bug(error)

@@ -7,6 +7,7 @@ from datetime import datetime
 import anyio
 import msgspec
 
+from mcpkeep.actors.both import both
 from mcpkeep.actors.smoke import make_smoke_tests
 from mcpkeep.actors.upgrade_phases import Context, move_to
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
@@ -86,11 +87,14 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
     """
     raced: tuple[str, ...] = ()
     try:
-        await world.changes.prepare(order)
+        await world.changes.prepare_first(order)
         step("bringing the index and the scripts in")
         await world.changes.swap_first(order)
         step("starting the server beside the old one")
-        await world.live.start(order.to_release, progress=step)
+        await both(
+            lambda: world.live.start(order.to_release, progress=step),
+            lambda: world.changes.prepare_rest(order),
+        )
         with anyio.CancelScope(shield=True):
             step("bringing the content in")
             raced = await world.changes.swap_rest(order)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mcpkeep.actors.both import both
 from mcpkeep.actors.upgrade_install import ask_installer
 from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
@@ -17,16 +18,36 @@ __all__ = ["find_backup", "plan_way_back", "probe", "provide_release", "verify"]
 async def plan_way_back(
     world: UpgradeWorld, session_id: str, to: str | None, *, step: Progress
 ) -> tuple[RollbackPlan, tuple[str, ...]]:
-    """Stage the way back by the changes, to a release that can be started; what is worth knowing, in words.
+    """Stage the way back, to a release that can be started; what is worth knowing, in words.
 
     Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
     """
     step("planning the way back")
     backups = () if to is None else await _backups(world)
     target = resolve_target(await world.changes.records(), backups, to)
-    rebuilt = await provide_release(world, target.release, target.backup_id, step=step)
+    told: tuple[str, ...] = ()
+    if target.merges and target.backup_id is not None:
+        await verify(world, target.backup_id, step=step)
+        told = (f"backup {target.backup_id} was merged with what stood here: what you edited since stays",)
+    step(f"staging the way back, and looking whether release {target.release} can be started")
+    staged, problems = await both(
+        lambda: _stage(world, session_id, target.to), lambda: probe(world, target.release)
+    )
+    if not problems:
+        if isinstance(staged, UpgradeFailed):
+            raise staged
+        return staged, told
+    rebuilt = await _rebuild(world, target.release, problems, target.backup_id, step=step)
     step("staging the way back")
-    return await world.changes.plan_rollback(session_id, target.to), rebuilt
+    return await world.changes.plan_rollback(session_id, target.to), (*told, *rebuilt)
+
+
+async def _stage(world: UpgradeWorld, session_id: str, to: str | None) -> RollbackPlan | UpgradeFailed:
+    """The plan, or why there is none: that may be the release, which can be rebuilt."""
+    try:
+        return await world.changes.plan_rollback(session_id, to)
+    except UpgradeFailed as failed:
+        return failed
 
 
 async def probe(world: UpgradeWorld, release_id: str) -> tuple[str, ...]:
@@ -48,8 +69,17 @@ async def provide_release(
     """
     step(f"looking whether release {release_id} can be started")
     problems = await probe(world, release_id)
-    if not problems:
-        return ()
+    return await _rebuild(world, release_id, problems, backup_id, step=step) if problems else ()
+
+
+async def _rebuild(
+    world: UpgradeWorld,
+    release_id: str,
+    problems: tuple[str, ...],
+    backup_id: str | None,
+    *,
+    step: Progress,
+) -> tuple[str, ...]:
     why = f"release {release_id} cannot be started: {'; '.join(problems[:3])}"
     backup = _backup_of(await _backups(world), release_id, backup_id)
     if backup is None:

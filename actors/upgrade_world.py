@@ -165,11 +165,16 @@ class Journals(Protocol):
 class Changes(Protocol):
     """The live tree's change to another release and back, in journalled groups of steps."""
 
-    async def prepare(self, order: ChangeOrder) -> None:
-        """Copy old and new bytes into changes/<session>/, durably. Nothing live is touched.
+    async def prepare_first(self, order: ChangeOrder) -> None:
+        """Give the old files a second name in changes/<session>/, and copy there, durably, what of the new
+        bytes swap_first() brings in. Nothing live is touched.
 
         Raises UpgradeFailed where a live file is not what the plan saw.
         """
+        ...
+
+    async def prepare_rest(self, order: ChangeOrder) -> None:
+        """The same for what swap_rest() brings in; may be called beside the start of a server."""
         ...
 
     async def swap_first(self, order: ChangeOrder) -> None:

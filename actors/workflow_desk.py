@@ -8,12 +8,12 @@ import msgspec
 from mcpkeep.actors.phase_runs import PhaseRuns
 from mcpkeep.actors.session import SessionActor
 from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
-from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition
+from mcpkeep.protocol.workflow.definition import OptionMissing, Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
-from mcpkeep.protocol.workflow.refusal import NotFound
-from mcpkeep.protocol.workflow.session import Session
+from mcpkeep.protocol.workflow.refusal import NotFound, Refusal
+from mcpkeep.protocol.workflow.session import Session, Status
 
-__all__ = ["Catalog", "Desk", "Members", "Shelf", "find_phase"]
+__all__ = ["Catalog", "Desk", "Members", "Shelf", "find_phase", "resolve", "total_of"]
 
 T = TypeVar("T")
 
@@ -62,9 +62,40 @@ class Desk(msgspec.Struct, frozen=True):
         """A phase of the session's workflow. Raises as Catalog.ask; NotFound without such a phase."""
 
         def look(shelf: Shelf) -> PhaseContent:
-            return phase_content(find_phase(shelf.resolve(session.workflow_type, session.options), number))
+            return phase_content(find_phase(resolve(shelf, session), number))
 
         return await self.catalog.ask(look)
+
+    async def total_of(self, session: Session) -> int:
+        """How many phases its workflow has now: a session that prAxIs OS wrote may not know.
+
+        What the session says where its workflow is gone or broken, or all is done.
+        """
+        try:
+            return await self.catalog.ask(lambda shelf: total_of(resolve(shelf, session), session))
+        except Refusal:
+            return session.total_phases
+
+
+def resolve(shelf: Shelf, session: Session) -> WorkflowDefinition:
+    """The session's workflow, as its files are now. Raises what the shelf does.
+
+    prAxIs OS began sessions on a spec with nothing but its folder as their target, no option beside it.
+    """
+    try:
+        return shelf.resolve(session.workflow_type, session.options)
+    except OptionMissing as missing:
+        if missing.option in session.options:
+            raise
+        options = {**session.options, missing.option: session.target_file}
+        return shelf.resolve(session.workflow_type, options)
+
+
+def total_of(workflow: WorkflowDefinition, session: Session) -> int:
+    """How many phases the session counts in its workflow as it is now; completed ones stay as they are."""
+    if session.status is Status.COMPLETED:
+        return session.total_phases
+    return workflow.phases[-1].number - workflow.first_phase + 1
 
 
 def find_phase(workflow: WorkflowDefinition, number: int) -> Phase:

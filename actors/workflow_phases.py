@@ -3,7 +3,7 @@
 import msgspec
 
 from mcpkeep.actors.phase_runs import InProgress, Outcome, PhaseFailed
-from mcpkeep.actors.workflow_desk import Desk, Members, Shelf, find_phase
+from mcpkeep.actors.workflow_desk import Desk, Members, Shelf, find_phase, resolve, total_of
 from mcpkeep.protocol.workflow.answer import artifacts_of, attempt_of, error_members, key_of, summary_of
 from mcpkeep.protocol.workflow.content import PhaseContent, name_phase, overview, phase_content
 from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition, phase_tasks
@@ -26,7 +26,7 @@ from mcpkeep.protocol.workflow.request import (
 from mcpkeep.protocol.workflow.session import Session, SessionError, Status, paused_seconds
 from mcpkeep.protocol.workflow.task import Task, TaskContent, read_task
 from mcpkeep.protocol.workflow.transition import Action, require, require_current, require_reachable
-from mcpkeep.protocol.workflow.verdict import Verdict, judge
+from mcpkeep.protocol.workflow.verdict import BROKEN, Verdict, judge
 
 __all__ = ["complete_phase", "get_phase", "get_task", "resume", "retry_phase", "rollback", "start"]
 
@@ -41,7 +41,10 @@ async def start(desk: Desk, asked: Start) -> Members:
                 "name a file within the workspace",
             )
         workflow = shelf.resolve(asked.workflow_type, options)
-        return workflow, phase_content(workflow.phases[0])
+        first = workflow.phases[0]
+        if first.gate is not None and first.gate.broken is not None:
+            raise InvalidArgument(f"the workflow's definition is broken: {first.gate.broken}", BROKEN)
+        return workflow, phase_content(first)
 
     workflow, content = await desk.catalog.ask(look)
     begun = await desk.sessions.start(
@@ -69,11 +72,17 @@ async def start(desk: Desk, asked: Start) -> Members:
 async def get_phase(desk: Desk, asked: GetPhase) -> Members:
     session = await desk.sessions.get(asked.session_id)
     current = session.current_phase
+
+    def look(shelf: Shelf) -> tuple[PhaseContent, int]:
+        workflow = resolve(shelf, session)
+        return phase_content(find_phase(workflow, current)), total_of(workflow, session)
+
+    content, total = await desk.catalog.ask(look)
     earlier = {phase: artifact for phase, artifact in session.artifacts.items() if phase < current}
     return {
         "current_phase": current,
-        "total_phases": session.total_phases,
-        "phase_content": await desk.content_of(session, current),
+        "total_phases": total,
+        "phase_content": content,
         "artifacts_from_previous_phases": artifacts_of(earlier),
         **({"workflow_complete": True} if session.status is Status.COMPLETED else {}),
     }
@@ -83,7 +92,7 @@ async def get_task(desk: Desk, asked: GetTask) -> Members:
     session = await desk.sessions.get(asked.session_id)
 
     def look(shelf: Shelf) -> TaskContent:
-        workflow = shelf.resolve(session.workflow_type, session.options)
+        workflow = resolve(shelf, session)
         return read_task(_find_task(find_phase(workflow, asked.phase), asked.task_number))
 
     content = await desk.catalog.ask(look)
@@ -189,7 +198,7 @@ class _Examined(msgspec.Struct, frozen=True):
 
 
 def _examine(shelf: Shelf, session: Session, number: int, evidence: Members) -> _Examined:
-    workflow = shelf.resolve(session.workflow_type, session.options)
+    workflow = resolve(shelf, session)
     phase = find_phase(workflow, number)
     require_current(session, number, Action.COMPLETE)
     verdict = judge(phase.gate, evidence)

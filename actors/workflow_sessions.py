@@ -46,12 +46,14 @@ async def list_sessions(desk: Desk, asked: ListSessions) -> Members:
 
 
 async def get_state(desk: Desk, asked: GetState) -> Members:
-    return state_of(await desk.sessions.get(asked.session_id))
+    session = await desk.sessions.get(asked.session_id)
+    return state_of(session, await desk.total_of(session))
 
 
 async def get_session(desk: Desk, asked: GetSession) -> Members:
     session = await desk.sessions.get(asked.session_id)
-    return {"session": {"session_id": session.session_id, **state_of(session), **history_of(session)}}
+    state = state_of(session, await desk.total_of(session))
+    return {"session": {"session_id": session.session_id, **state, **history_of(session)}}
 
 
 async def get_errors(desk: Desk, asked: GetErrors) -> Members:

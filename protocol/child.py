@@ -446,6 +446,8 @@ class ChildStatus(msgspec.Struct, frozen=True, tag="child.status"):
     """A successor that is not to serve yet."""
     frozen: str | None = None
     """The release of a former one that is stopped, to be woken by a rollback."""
+    starting: float | None = None
+    """How long the current process has run without its session being open; None once it is."""
 
 
 class GetStatus(Question[ChildStatus], frozen=True, tag="child.get_status"):
@@ -455,6 +457,7 @@ class GetStatus(Question[ChildStatus], frozen=True, tag="child.get_status"):
 def child_status(child: Child, now: float) -> ChildStatus:
     """Describe the child at `now`."""
     run = child.current
+    uptime = None if run is None or run.started_at is None else now - run.started_at
     return ChildStatus(
         command=child.command,
         state=child.state,
@@ -462,7 +465,7 @@ def child_status(child: Child, now: float) -> ChildStatus:
         ready=child.ready,
         generation=child.generation if run is None else run.generation,
         pid=None if run is None else run.pid,
-        uptime=None if run is None or run.started_at is None else now - run.started_at,
+        uptime=uptime,
         restarts=child.restarts,
         last_exit=None if child.last_exit is None else describe_exit(child.last_exit),
         restart_failed=child.restart_failed,
@@ -472,6 +475,7 @@ def child_status(child: Child, now: float) -> ChildStatus:
         release=child.release,
         prepared=None if child.prepared is None else child.prepared.generation,
         frozen=None if child.frozen is None else child.frozen.release,
+        starting=uptime if run is not None and run.stage is Stage.STARTING else None,
     )
 
 

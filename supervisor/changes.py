@@ -65,6 +65,8 @@ class WatchedFiles:
                 notify = await _in_thread(_open, sorted(seen.folders))
                 if not told:
                     _log.info("watching %s for changes", ", ".join(self._paths))
+                    for path in await _in_thread(self._missing):
+                        _log.warning("%s, which is to be watched, does not exist (yet)", path)
                 told = True
             except FileNotFoundError:
                 pass  # a folder went since the scan; the next one knows
@@ -103,6 +105,9 @@ class WatchedFiles:
             path == root or path.startswith(root + os.sep) or root.startswith(path + os.sep)
             for root in self._roots
         )
+
+    def _missing(self) -> list[str]:
+        return [path for path in self._paths if not os.path.exists(path)]
 
     def _scan(self, is_ignored: Callable[[str], bool]) -> _Scan:
         files: dict[str, tuple[int, int, int]] = {}

@@ -98,7 +98,7 @@ class _Entry:
         # What a listing shows hangs on these, few enough to stamp 30 workflows in a millisecond. A broken
         # folder is watched whole, to see it mended, and so is one that is asked for by name.
         self.light = {path: stamp for path, stamp in self.full.items() if path.endswith(_LISTED)}
-        if isinstance(self.workflow, BrokenWorkflow):
+        if self.summary is not None and self.summary.error is not None:
             self.light = self.full
 
     def stands(self, *, whole: bool) -> bool:

@@ -20,6 +20,7 @@ from mcpkeep.supervisor.file_system_sync import sync_file_system
 __all__ = [
     "NO_LINKS",
     "OS_CALLS",
+    "Draft",
     "FileCalls",
     "FileChanged",
     "FolderSync",
@@ -344,19 +345,62 @@ def put_in_place(
     a file that is there and differs from it is not overwritten. Without `mode` the file is for its owner
     only. Raises FileChanged, OSError: as write_durably.
     """
-    temp = _temp(target)
-    try:
-        stamp = _write_temp(calls, temp, data, mode)
-        present = stamp_of(target)
-        if expected is not None and present is not None and present != expected:
-            raise FileChanged(f"{target.name} was changed by somebody else")
-        if previous is not None and present is not None:
-            _keep(calls, target, previous)
-        calls.rename(temp, target)
-    except BaseException:
-        _try_unlink(calls, temp)
-        raise
-    return InPlace(target, stamp, calls=calls, previous=previous, former=present)
+    return Draft(target, data, calls=calls, mode=mode).put_in_place(previous=previous, expected=expected)
+
+
+class Draft:
+    """New content for a file, in a temp file beside it: put in place or dropped, once."""
+
+    def __init__(
+        self, target: Path, data: bytes, *, calls: FileCalls = OS_CALLS, mode: int | None = None
+    ) -> None:
+        """Raises OSError; nothing is left then."""
+        self._target = target
+        self._calls = calls
+        self._temp = _temp(target)
+        self._fd = calls.create(self._temp)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[calls.write(self._fd, rest) :]
+            if mode is not None:
+                calls.chmod(self._fd, mode)
+        except BaseException:
+            calls.close(self._fd)
+            _try_unlink(calls, self._temp)
+            raise
+
+    def start_writing(self) -> None:
+        """Have the disk begin: several drafts that are put in place after that wait for it together.
+
+        A hint; what fails is told by the fsync.
+        """
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def put_in_place(
+        self, *, previous: Path | None = None, expected: Stamp | Literal["absent"] | None = None
+    ) -> InPlace:
+        """As the function `put_in_place`."""
+        calls, target = self._calls, self._target
+        try:
+            try:
+                calls.fsync(self._fd)
+                stamp = stamp_of(self._fd)
+                assert stamp is not None
+            finally:
+                calls.close(self._fd)
+            present = stamp_of(target)
+            if expected is not None and present is not None and present != expected:
+                raise FileChanged(f"{target.name} was changed by somebody else")
+            if previous is not None and present is not None:
+                _keep(calls, target, previous)
+            calls.rename(self._temp, target)
+        except BaseException:
+            _try_unlink(calls, self._temp)
+            raise
+        return InPlace(target, stamp, calls=calls, previous=previous, former=present)
 
 
 def remove_file(path: Path, *, calls: FileCalls = OS_CALLS) -> bool:
@@ -393,22 +437,6 @@ def _temp(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _write_temp(calls: FileCalls, temp: Path, data: bytes, mode: int | None = None) -> Stamp:
-    fd = calls.create(temp)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[calls.write(fd, rest) :]
-        if mode is not None:
-            calls.chmod(fd, mode)
-        calls.fsync(fd)
-        stamp = stamp_of(fd)
-    finally:
-        calls.close(fd)
-    assert stamp is not None
-    return stamp
-
-
 def _keep(calls: FileCalls, target: Path, previous: Path) -> None:
     # Not link-and-rename: where both are the same file, rename does nothing and says nothing.
     remove_file(previous, calls=calls)
@@ -417,13 +445,7 @@ def _keep(calls: FileCalls, target: Path, previous: Path) -> None:
     except OSError as e:
         if e.errno not in NO_LINKS:
             raise
-        temp = _temp(previous)
-        try:
-            _write_temp(calls, temp, target.read_bytes())
-            calls.rename(temp, previous)
-        except BaseException:
-            _try_unlink(calls, temp)
-            raise
+        Draft(previous, target.read_bytes(), calls=calls).put_in_place()
 
 
 def _take_back(calls: FileCalls, target: Path, previous: Path | None, present: Stamp | None) -> None:

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 import anyio
 
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.switch import Exit
+from mcpkeep.supervisor.child_wire import RelayPort, connect_child
 from mcpkeep.supervisor.launch import Launch
 from mcpkeep.supervisor.orphans import descendants, end_processes
 from mcpkeep.supervisor.process import Spawned, spawn_child
@@ -21,7 +21,7 @@ from mcpkeep.supervisor.stderr import StderrTail
 from mcpkeep.supervisor.sweep import sweep
 from mcpkeep.supervisor.wire import PIPE_CAPACITY, FdWire
 
-__all__ = ["EXIT_TAIL_LINES", "LocalHost", "LocalProcess", "RelayPort"]
+__all__ = ["EXIT_TAIL_LINES", "LocalHost", "LocalProcess"]
 
 EXIT_TAIL_LINES = 40
 """Lines of stderr in an Exit: a Python traceback through a framework, not a log file in each error answer."""
@@ -31,28 +31,6 @@ KILL_GRACE = 5.0
 
 _STDERR_CHUNK = 16384
 """Bytes of stderr taken in one turn of the loop, so that a flood of it leaves the data path its share."""
-
-
-class RelayPort(Protocol):
-    """Where the bytes of children go; called in the event loop's thread, each with the child's generation."""
-
-    def connect(self, generation: int, wire: Wire) -> None:
-        """This is the generation's wire; nothing is read from it before."""
-        ...
-
-    def child_data(self, generation: int, data: bytes) -> None: ...
-
-    def child_eof(self, generation: int) -> None:
-        """It writes nothing more; comes once, and before wait() returns."""
-        ...
-
-    def child_broken(self, generation: int) -> None:
-        """It reads nothing more: what is written to it from now on is dropped."""
-        ...
-
-    def child_writable(self, generation: int) -> None:
-        """What was queued has gone down far enough to write again."""
-        ...
 
 
 class LocalHost:
@@ -66,12 +44,12 @@ class LocalHost:
         run_id: str,
         relay: RelayPort,
         on_stderr_line: Callable[[int, str], None],
-        first: Spawned | None = None,
+        first: tuple[Spawned, FdWire] | None = None,
     ) -> None:
         """Take how to start a release, or with None the command as configured; asked before each start.
 
-        It raises SpawnError where the release is not there. `first` is a child that runs already, and is
-        what spawn() gives for its generation.
+        It raises SpawnError where the release is not there. `first` is a child that runs and is connected
+        already, and is what spawn() gives for its generation.
         """
         self._launch = launch
         self._cwd = cwd
@@ -100,31 +78,15 @@ class LocalHost:
         Raises:
             SpawnError: it could not be executed; the text says which and why.
         """
-        first, self._first = self._first, None
-        if first is not None and first.generation == generation:
-            spawned = first
+        if self._first is not None and self._first[0].generation == generation:
+            (spawned, wire), self._first = self._first, None
         else:
-            self._first = first
             command, env = self._launch(release)
             spawned = spawn_child(command, cwd=self._cwd, env=env, run_id=self._run_id, generation=generation)
-        relay = self._relay
-        wire = FdWire(
-            spawned.stdout,
-            spawned.stdin,
-            on_data=partial(relay.child_data, generation),
-            on_eof=partial(relay.child_eof, generation),
-            on_broken=partial(relay.child_broken, generation),
-            on_writable=partial(relay.child_writable, generation),
-        )
+            wire = connect_child(self._relay, spawned)
         process = LocalProcess(spawned, wire, partial(self._on_stderr_line, generation))
         self._processes = {old: running for old, running in self._processes.items() if not running.has_ended}
         self._processes[generation] = process
-        relay.connect(generation, wire)
-        try:
-            await wire.open()
-        except BaseException:
-            process.kill()
-            raise
         return process
 
 

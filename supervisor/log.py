@@ -23,8 +23,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-__all__ = ["Logging", "start_logging"]
+__all__ = ["Logging", "log_at", "start_logging"]
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUEUE_BYTES = 1 << 20
 _LONGEST_MESSAGE = 16 * 1024
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\t\n"}
@@ -133,6 +134,7 @@ class _RotatingFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._fd: int | None = None
+        self._made = False
         self._cut = False
 
     def write(self, data: bytes) -> None:
@@ -153,11 +155,19 @@ class _RotatingFile:
             os.close(self._fd)
             self._fd = None
         if self._fd is None:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            self._make_folder()
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)  # a fifo must not block either
             self._cut = False
         return self._fd
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self._path)
+        if not self._made:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        elif not os.path.isdir(folder):
+            os.mkdir(folder, 0o700)  # not what is above it: a workspace that was moved is not made anew
+        self._made = True
 
     def _is_at_path(self, fd: int) -> bool:
         try:
@@ -253,6 +263,11 @@ def start_logging(
     logging.getLogger().addHandler(handler)
     logging.getLogger("mcpkeep").setLevel(level.upper())
     return Logging(handler, sinks)
+
+
+def log_at(level: str, text: str) -> None:
+    """Log under `mcpkeep` at a level by its name in the settings: debug, info, warning or error."""
+    logging.getLogger("mcpkeep").log(_LEVELS[level], text)
 
 
 def _stamp(created: float) -> str:

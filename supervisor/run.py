@@ -15,7 +15,7 @@ from mcpkeep.supervisor.process import Spawned, spawn_child
 if TYPE_CHECKING:
     from mcpkeep.supervisor.options import RunOptions
 
-__all__ = ["run"]
+__all__ = ["ending_signals", "run"]
 
 SWITCH_INTERVAL = 0.0005
 """Seconds for which one thread keeps the interpreter from another: the relay from one that imports or hashes,
@@ -43,7 +43,7 @@ def run(options: "RunOptions") -> int:
         _take_signals(_leave)
         if asked:
             return 128 + asked[0]
-        from mcpkeep.supervisor.tree import serve
+        from mcpkeep.supervisor.serve import serve
 
         watcher.ready()
         return serve(options, run_id, first)
@@ -54,15 +54,20 @@ def run(options: "RunOptions") -> int:
 
 
 def _take_signals(ending: Callable[[int], None]) -> None:
-    """Until the tree takes them: those that end mcpkeep go to `ending`, and none that restarts ends it.
+    """Until the front takes them: those that end mcpkeep go to `ending`, and none that restarts ends it.
 
     Handlers, since what is ignored or blocked would be so in the child too.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _frame: ending(number))
+    for number in ending_signals():
+        signal.signal(number, lambda number, _frame: ending(number))
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda _number, _frame: None)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those that end mcpkeep; nohup, and shells that start a job in the background, ignore some for us."""
+    spared = (signal.SIGINT, signal.SIGHUP)
+    return [signal.SIGTERM, *(n for n in spared if signal.getsignal(n) is not signal.SIG_IGN)]
 
 
 def _leave(number: int) -> None:

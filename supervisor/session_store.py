@@ -10,7 +10,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from mcpkeep.protocol.workflow.snapshot import (
 )
 from mcpkeep.supervisor.durable import (
     OS_CALLS,
+    Draft,
     FileCalls,
     FileChanged,
     FolderSync,
@@ -36,13 +37,12 @@ from mcpkeep.supervisor.durable import (
     NotTakenBack,
     Stamp,
     make_folders,
-    put_in_place,
     remove_file,
     stamp_of,
     write_durably,
 )
 from mcpkeep.supervisor.older_sessions import read_older
-from mcpkeep.supervisor.session_failure import storage_failure
+from mcpkeep.supervisor.session_failure import WORKSPACE_GONE, storage_failure, workspace_gone
 from mcpkeep.supervisor.session_folder import (
     current_file,
     differs,
@@ -59,6 +59,9 @@ __all__ = ["SessionFiles"]
 # Longer than the coarsest tick of a folder's modification time (a jiffy; HFS+ and some network disks: 1 s).
 _RACY_SECONDS = 2.0
 
+# Drafts that one writer has open at a time; on macOS a process may have 256 files open.
+_TOGETHER = 32
+
 
 class _Tombstone(msgspec.Struct, frozen=True):
     session_id: str
@@ -69,17 +72,26 @@ class _Tombstone(msgspec.Struct, frozen=True):
 class SessionFiles:
     """The files. `save` and `delete` may run in several threads, for different sessions; the rest in one.
 
-    `older` are folders that hold sessions of prAxIs OS: read once, never changed.
+    `older` are folders that hold sessions of prAxIs OS: read once, never changed. The folder is made where it
+    is missing, but not without the workspace, nor in place of one that was moved.
     """
 
     def __init__(
-        self, folder: Path, *, who: str, older: Sequence[Path] = (), calls: FileCalls = OS_CALLS
+        self,
+        folder: Path,
+        *,
+        who: str,
+        workspace: Path | None = None,
+        older: Sequence[Path] = (),
+        calls: FileCalls = OS_CALLS,
     ) -> None:
         self._folder = folder
+        self._workspace = workspace
         self._older = older
         self._calls = calls
         self._lock = WriterLock(folder / ".lock", who=who)
         self._writing = False
+        self._was_moved = False
         self._sync = FolderSync(folder, calls=calls)
         self._stamps: dict[str, Stamp] = {}
         """Of each session's file, as last read or written here; no entry where it has no file."""
@@ -106,7 +118,7 @@ class SessionFiles:
 
     def writer(self) -> str | None:
         """Who may change sessions now: this process, another one by its name, or nobody yet."""
-        if self._writing and self._lock.held:
+        if self._is_writer():
             return "this process"
         owner = self._lock.owner()
         return str(owner) if owner is not None and owner.is_alive() else None
@@ -121,6 +133,8 @@ class SessionFiles:
             if seen is None or seen[0] != mtime or seen[1] - mtime / 1e9 < _RACY_SECONDS:
                 self._scan()
         except FileNotFoundError:
+            if self._is_gone():
+                return self._news(WORKSPACE_GONE)
             self._carry(set())
         except OSError as e:
             return self._news(f"the sessions' folder cannot be read: {e.strerror}")
@@ -136,9 +150,12 @@ class SessionFiles:
 
     def acquire(self) -> News:
         """Become the writer and tidy up after the last one. Raises StateConflict, StorageFailed."""
-        if self._writing and self._lock.held:
+        if self._is_writer():
             return self._news()
         self._writing = False
+        if self._is_gone():
+            self._lock.release()
+            raise workspace_gone()
         try:
             make_folders(self._folder, calls=self._calls)
             if not self._lock.acquire():
@@ -173,33 +190,55 @@ class SessionFiles:
         return outcome
 
     def save_all(self, sessions: Sequence[Session]) -> list[Stored | Exception]:
-        """Make different sessions durable by one sync of the folder: of each, what save answers or raises."""
+        """Make different sessions durable together: of each, what save answers or raises."""
         outcomes: list[Stored | Exception] = []
-        begun: list[tuple[int, InPlace]] = []
-        for n, session in enumerate(sessions):
-            try:
-                data = encode_snapshot(session)
-                self._require_writer()
-                begun.append((n, self._put(session.session_id, data)))
-                outcomes.append(Stored(summarize(session), data))
-            except FileChanged:
-                outcomes.append(self._overtaken(session.session_id))
-            except OSError as e:
-                outcomes.append(storage_failure(e))
-            except Exception as e:
-                outcomes.append(e)
-        refused = self._settle([(sessions[n].session_id, written) for n, written in begun])
-        for n, _ in begun:
-            if refused is not None:
-                outcomes[n] = storage_failure(refused)
-            else:
-                self._carried.pop(sessions[n].session_id, None)
-                self._known.add(sessions[n].session_id)
+        for at in range(0, len(sessions), _TOGETHER):
+            outcomes += self._save_together(sessions[at : at + _TOGETHER])
         return outcomes
+
+    def _save_together(self, sessions: Sequence[Session]) -> list[Stored | Exception]:
+        """First all drafts, so that the disk writes them together; in the end one sync of the folder."""
+        if not self._is_writer():
+            return [WriterNeeded() for _ in sessions]
+        outcomes: dict[str, Stored | Exception] = {}
+        drafts: dict[str, Draft] = {}
+        for session in sessions:
+            key = session.session_id
+            with self._noting(key, outcomes):
+                data = encode_snapshot(session)
+                drafts[key] = self._draft(key, data)
+                outcomes[key] = Stored(summarize(session), data)
+        if len(drafts) > 1:
+            for draft in drafts.values():
+                draft.start_writing()
+        placed: dict[str, InPlace] = {}
+        for key, draft in drafts.items():
+            with self._noting(key, outcomes):
+                placed[key] = self._put(key, draft)
+        refused = self._settle(placed)
+        for key in placed:
+            if refused is not None:
+                outcomes[key] = storage_failure(refused)
+            else:
+                self._carried.pop(key, None)
+                self._known.add(key)
+        return [outcomes[session.session_id] for session in sessions]
+
+    @contextlib.contextmanager
+    def _noting(self, session_id: str, outcomes: dict[str, Stored | Exception]) -> Generator[None]:
+        try:
+            yield
+        except FileChanged:
+            outcomes[session_id] = self._overtaken(session_id)
+        except OSError as e:
+            outcomes[session_id] = storage_failure(e)
+        except Exception as e:
+            outcomes[session_id] = e
 
     def delete(self, session_id: str, *, reason: str | None, now: datetime) -> bool:
         """Delete for good: a tombstone first, durably, then the files. Raises as save."""
-        self._require_writer()
+        if not self._is_writer():
+            raise WriterNeeded
         target, previous = self._paths(session_id)
         record = _Tombstone(session_id, now, reason)
         try:
@@ -228,44 +267,49 @@ class SessionFiles:
         self._writing = False
         self._lock.release()
 
+    def _is_gone(self) -> bool:
+        """Whether to make the folder would make a ghost of a workspace that was moved or removed."""
+        self._was_moved |= self._lock.was_moved
+        moved = self._was_moved and not os.path.lexists(self._folder)
+        return moved or (self._workspace is not None and not self._workspace.is_dir())
+
     def _paths(self, session_id: str) -> tuple[Path, Path]:
         return current_file(self._folder, session_id), previous_file(self._folder, session_id)
 
-    def _require_writer(self) -> None:
-        if not self._writing or not self._lock.held:
-            raise WriterNeeded
+    def _is_writer(self) -> bool:
+        return self._writing and self._lock.held
 
     def _write(self, session_id: str, data: bytes) -> None:
-        if (refused := self._settle([(session_id, self._put(session_id, data))])) is not None:
+        placed = self._put(session_id, self._draft(session_id, data))
+        if (refused := self._settle({session_id: placed})) is not None:
             raise refused
 
-    def _put(self, session_id: str, data: bytes) -> InPlace:
-        target, previous = self._paths(session_id)
+    def _draft(self, session_id: str, data: bytes) -> Draft:
         if session_id in self._half_deleted:
             remove_file(tombstone(self._folder, session_id), calls=self._calls)
             self._half_deleted.discard(session_id)
-        return put_in_place(
-            target,
-            data,
-            calls=self._calls,
-            previous=previous,
+        return Draft(current_file(self._folder, session_id), data, calls=self._calls)
+
+    def _put(self, session_id: str, draft: Draft) -> InPlace:
+        return draft.put_in_place(
+            previous=previous_file(self._folder, session_id),
             expected=self._stamps.get(session_id, "absent"),
         )
 
-    def _settle(self, written: Sequence[tuple[str, InPlace]]) -> OSError | None:
+    def _settle(self, placed: Mapping[str, InPlace]) -> OSError | None:
         """Sync the folder; where that fails, take all of them back and tell why."""
-        if not written:
+        if not placed:
             return None
         try:
             self._sync()
         except OSError as e:
-            for session_id, file in written:
+            for session_id, file in placed.items():
                 try:
                     file.take_back(e)
                 except NotTakenBack as kept:
                     self._stamps[session_id] = kept.stamp
             return e
-        for session_id, file in written:
+        for session_id, file in placed.items():
             self._stamps[session_id] = file.stamp
         return None
 

@@ -36,7 +36,7 @@ class ThreadReader:
         self._over = False
         self._started = False
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Start reading."""
         self._loop = asyncio.get_running_loop()
         # Not the thread's own, in which anyio finds no event loop.

@@ -1,6 +1,5 @@
 """The task tree of `mcpkeep run`: everything is made here, started in order, and stopped in reverse."""
 
-import asyncio
 import gc
 import logging
 import os
@@ -18,28 +17,23 @@ from mcpkeep.actors.keep_tool import KeepTool
 from mcpkeep.actors.relay import RelayActor
 from mcpkeep.actors.toolbox import Toolbox, ToolHandler
 from mcpkeep.protocol.child import ChildSettings, Notify, ReplaceMode, RestartChild
-from mcpkeep.protocol.keep import KEEP_TOOL
-from mcpkeep.protocol.relay.health import HealthSettings
-from mcpkeep.protocol.relay.output import Logged
-from mcpkeep.protocol.relay.relay import Relay, RelaySettings
-from mcpkeep.protocol.relay.tools import OwnTool
 from mcpkeep.protocol.restart import RestartPolicy, RestartType
 from mcpkeep.protocol.switch import Exit, RelayReport, describe_exit
 from mcpkeep.supervisor.app import VERSION
+from mcpkeep.supervisor.front import Front
 from mcpkeep.supervisor.launch import Launch, launch
 from mcpkeep.supervisor.local import LocalHost
-from mcpkeep.supervisor.log import start_logging
-from mcpkeep.supervisor.loop import HotLoop, new_loop
+from mcpkeep.supervisor.log import log_at
 from mcpkeep.supervisor.options import RunOptions
-from mcpkeep.supervisor.process import Spawned
-from mcpkeep.supervisor.wire import FdWire
-from mcpkeep.supervisor.workflow import Workflows, is_offered
+from mcpkeep.supervisor.run import ending_signals
+from mcpkeep.supervisor.workflow import Workflows
+from mcpkeep.supervisor.workspace import offers_workflows
 
 if TYPE_CHECKING:
     from mcpkeep.actors.phase_runs import PhaseRunner
     from mcpkeep.supervisor.upgrade.wiring import UpgradeWiring
 
-__all__ = ["serve"]
+__all__ = ["serve_tree"]
 
 FINISH_LIMIT = 1.0
 """Seconds that calls of our own tools may go on after the client has closed its side."""
@@ -47,36 +41,16 @@ FINISH_LIMIT = 1.0
 FLUSH_LIMIT = 1.0
 """Seconds that the client may take at the end to read what was written for it."""
 
-_FEW_CALLS = 1
-"""In flight, up to which the next message is worth being looked for."""
-
 _log = logging.getLogger("mcpkeep")
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
-    """Serve until the client ends or a signal says so; the exit code."""
-    log = options.settings.log
-    logs = start_logging(
-        level=log.level, format=log.format, file=options.log_file, max_bytes=log.max_bytes, keep=log.keep
-    )
-    for warning in options.warnings:
-        _log.warning(warning)
-    try:
-        return anyio.run(_serve, options, run_id, first, backend_options={"loop_factory": new_loop})
-    except Exception:
-        _log.critical("mcpkeep ends by a bug of its own", exc_info=True)
-        return 1
-    finally:
-        logs.close()
-
-
-async def _serve(options: RunOptions, run_id: str, first: Spawned | None) -> int:
-    return await _Tree(options, run_id, first).run()
+async def serve_tree(options: RunOptions, run_id: str, front: Front) -> int:
+    """Take over from the front, and serve until the client ends or a signal says so; the exit code."""
+    return await _Tree(options, run_id, front).run()
 
 
 class _Tree:
-    def __init__(self, options: RunOptions, run_id: str, first: Spawned | None) -> None:
+    def __init__(self, options: RunOptions, run_id: str, front: Front) -> None:
         self._options = options
         self._started = time.monotonic()
         self._done = anyio.Event()
@@ -84,52 +58,32 @@ class _Tree:
         settings = options.settings
         self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
         self._workflows = _workflows(options, self._log_bug, self._runners)
-        keep_tool = KEEP_TOOL if options.base is None else _upgrade_tool()
-        tools = (keep_tool,) if self._workflows is None else (keep_tool, _workflow_tool())
-        self._relay = Relay(
-            own_tools=tools,
-            settings=RelaySettings(
-                hold=settings.limits.hold,
-                overlay=settings.relay.overlay,
-                max_message=settings.limits.max_message,
-                health=HealthSettings(*settings.health),
-            ),
-            own_prefix=f"mcpkeep-{run_id[:12]}/",
-        )
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, HotLoop):
-            table = self._relay.calls.table
-            loop.poll_busily_while(lambda: len(table) <= _FEW_CALLS)
-        self._actor = RelayActor(
-            self._relay,
-            report=self._report,
-            log=_log_relay,
-            client_gone=self._done.set,
-            max_message=settings.limits.max_message,
-            max_request=settings.limits.max_request,
-        )
+        self._front = front
+        self._wires = front.wires
+        self._relay = RelayActor(front.wires, report=self._report, client_gone=self._done.set)
         self._host = LocalHost(
             self._launch,
             cwd=options.cwd,
             run_id=run_id,
-            relay=self._actor,
+            relay=self._wires,
             on_stderr_line=_log_stderr,
-            first=first,
+            first=front.first,
         )
         self._child = ChildActor(
             shlex.join(options.command),
             _child_settings(options),
             host=self._host,
-            relay=self._actor,
+            relay=self._wires,
             notify=self._notify,
             chance=_chance,
             release=options.release,
             crashed=self._crashed,
         )
+        front.wires.attend(self._relay)
         self._upgrade = self._wire_upgrades(run_id)
         keep = KeepTool(
             child=self._child,
-            relay_status=self._relay.status,
+            relay_status=front.relay.status,
             stderr_lines=self._host.stderr_lines,
             about=self._about,
             restart_limit=self._restart_limit,
@@ -139,27 +93,18 @@ class _Tree:
         answering: list[ToolHandler] = [keep.call]
         if self._workflows is not None:
             answering.append(self._workflows.call)
-        self._tools = Toolbox(*zip(tools, answering, strict=True), on_bug=self._log_bug)
+        self._tools = Toolbox(*zip(front.tools, answering, strict=True), on_bug=self._log_bug)
 
     async def run(self) -> int:
-        self._client = client = FdWire(
-            0,
-            1,
-            on_data=self._actor.client_data,
-            on_eof=self._actor.client_eof,
-            on_broken=self._actor.client_broken,
-            on_writable=self._actor.client_writable,
-        )
-        self._actor.connect_client(client)
+        client = self._front.client
         async with anyio.create_task_group() as actors:
             await actors.start(self._signals)
-            await actors.start(self._actor.run, self._tools)
+            await actors.start(self._relay.run, self._tools)
             await actors.start(self._child.run)
             if self._workflows is not None:
                 await actors.start(self._workflows.run)
             if self._upgrade is not None:
                 await actors.start(self._upgrade.tool.run)
-            await client.open()
             gc.freeze()
             gc.enable()
             for start in self._extras():
@@ -170,7 +115,7 @@ class _Tree:
             if self._upgrade is not None:
                 await self._upgrade.upgrades.finish(stop=self._code != 0)
             with anyio.move_on_after(FINISH_LIMIT):
-                await self._actor.finish_calls()
+                await self._relay.finish_calls()
             self._child.stop()
             await self._child.stopped()
             if self._workflows is not None:
@@ -216,30 +161,32 @@ class _Tree:
         )
 
     async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        ending = [signal.SIGTERM]
-        # nohup, and shells that start a job in the background, ignore these for us.
-        ending += [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
         with (
             _ignored_at_the_end(signal.SIGUSR1, signal.SIGUSR2),
-            anyio.open_signal_receiver(*ending, signal.SIGUSR1, signal.SIGUSR2) as signals,
+            anyio.open_signal_receiver(*ending_signals(), signal.SIGUSR1, signal.SIGUSR2) as signals,
         ):
             task_status.started()
+            for number in self._front.signals:
+                self._heed(number)
             async for number in signals:
-                if number == signal.SIGUSR2:
-                    _log.info("SIGUSR2: restarting the server")
-                    self._child.tell(RestartChild(reason="SIGUSR2"))
-                elif number == signal.SIGUSR1:
-                    self._roll_back()
-                elif self._done.is_set() and self._upgrade is not None and self._upgrade.upgrades.hurry():
-                    _log.info("%s: giving up what is under way, and leaving", signal.Signals(number).name)
-                elif self._done.is_set():
-                    _log.warning("%s again: leaving at once", signal.Signals(number).name)
-                    self._client.close()  # puts the terminal's or pipe's mode back
-                    os._exit(128 + number)
-                else:
-                    _log.info("%s: leaving", signal.Signals(number).name)
-                    self._code = 128 + number
-                    self._done.set()
+                self._heed(number)
+
+    def _heed(self, number: int) -> None:
+        if number == signal.SIGUSR2:
+            _log.info("SIGUSR2: restarting the server")
+            self._child.tell(RestartChild(reason="SIGUSR2"))
+        elif number == signal.SIGUSR1:
+            self._roll_back()
+        elif self._done.is_set() and self._upgrade is not None and self._upgrade.upgrades.hurry():
+            _log.info("%s: giving up what is under way, and leaving", signal.Signals(number).name)
+        elif self._done.is_set():
+            _log.warning("%s again: leaving at once", signal.Signals(number).name)
+            self._front.client.close()  # puts the terminal's or pipe's mode back
+            os._exit(128 + number)
+        else:
+            _log.info("%s: leaving", signal.Signals(number).name)
+            self._code = 128 + number
+            self._done.set()
 
     def _roll_back(self) -> None:
         if self._upgrade is None:
@@ -261,7 +208,7 @@ class _Tree:
             self._options,
             run_id=run_id,
             child=self._child,
-            relay=self._actor,
+            relay=self._relay,
             host=self._host,
             notify=self._notify,
             tell_next=self._tell_next,
@@ -282,13 +229,13 @@ class _Tree:
         self._child.tell(report)
 
     def _notify(self, notify: Notify) -> None:
-        _log.log(_LEVELS[notify.level], notify.text)
-        self._actor.notice(notify.level, notify.text)
+        log_at(notify.level, notify.text)
+        self._wires.notice(notify.level, notify.text)
 
     def _tell_next(self, notify: Notify) -> None:
         """The same, to the client that is yet to come where none is there."""
-        _log.log(_LEVELS[notify.level], notify.text)
-        self._actor.early_notice(notify.level, notify.text)
+        log_at(notify.level, notify.text)
+        self._wires.early_notice(notify.level, notify.text)
 
     def _about(self) -> Mapping[str, object]:
         options = self._options
@@ -322,22 +269,11 @@ def _workflows(
     runners: "Callable[[], Mapping[str, PhaseRunner]]",
 ) -> Workflows | None:
     """The sessions and definitions of the workspace; None where the tool is not offered."""
-    if options.workspace is None or not is_offered(options.settings.workflow.enabled, options.workspace):
+    if options.workspace is None or not offers_workflows(
+        options.settings.workflow.enabled, options.workspace
+    ):
         return None
     return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug, runners=runners)
-
-
-def _upgrade_tool() -> OwnTool:
-    from mcpkeep.protocol.upgrade.tool import KEEP_TOOL_WITH_UPGRADES
-
-    return KEEP_TOOL_WITH_UPGRADES
-
-
-def _workflow_tool() -> OwnTool:
-    # Only where it is offered: its schema comes from types whose import delays the first answer.
-    from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
-
-    return WORKFLOW_TOOL
 
 
 @contextmanager
@@ -371,10 +307,6 @@ def _child_settings(options: RunOptions) -> ChildSettings:
 
 def _chance() -> float:
     return int.from_bytes(os.urandom(4)) / 2**32
-
-
-def _log_relay(logged: Logged) -> None:
-    _log.log(_LEVELS[logged.level], logged.text)
 
 
 def _log_stderr(generation: int, line: str) -> None:

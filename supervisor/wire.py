@@ -114,9 +114,9 @@ class FdWire:
         """Bytes written here that the kernel has not taken yet."""
         return self._writer.queued
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Start reading."""
-        await self._reader.open()
+        self._reader.open()
 
     def write(self, data: bytes) -> bool:
         """Hand on `data`, or queue what the kernel does not take; dropped once the peer is gone.
@@ -190,7 +190,7 @@ class _DirectReader:
         self._paused = False
         self._over = False
 
-    async def open(self) -> None:
+    def open(self) -> None:
         self._opened = True
         self._listen()
 

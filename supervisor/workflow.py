@@ -1,8 +1,7 @@
 """The workflows of a workspace, which cost a start nothing: their parts come with the first call."""
 
-import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -16,21 +15,7 @@ if TYPE_CHECKING:
     from mcpkeep.actors.phase_runs import PhaseRunner
     from mcpkeep.supervisor.workflow_parts import WorkflowParts
 
-__all__ = ["Workflows", "has_workflows", "is_offered"]
-
-_SIGNS = (".praxis-os", ".agent-os", os.path.join("universal", "workflows"))
-
-
-def has_workflows(workspace: str) -> bool:
-    """Whether the workspace is one that `pos_workflow` is offered in by itself."""
-    return any(os.path.isdir(os.path.join(workspace, name)) for name in _SIGNS)
-
-
-def is_offered(enabled: bool | Literal["auto"], workspace: str | None) -> bool:
-    """Whether the tool stands in `tools/list`."""
-    if workspace is None:
-        return False
-    return has_workflows(workspace) if enabled == "auto" else enabled
+__all__ = ["Workflows"]
 
 
 class Workflows:

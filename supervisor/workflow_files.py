@@ -115,9 +115,9 @@ def _below(
         raise DefinitionError(relative, f"has more than {MAX_FILES} entries")
     for entry in entries:
         inner = f"{relative}/{entry.name}"
-        wanted = entry.name.endswith((".md", ".yaml", ".yml"))
-        if not wanted and not (deeper and entry.is_dir()):
-            continue
+        wanted = entry.name.lower().endswith((".md", ".yaml", ".yml"))
+        if entry.name.startswith(".") or not (wanted or (deeper and entry.is_dir())):
+            continue  # an editor's lock is a hidden link to nowhere
         found.stamps[entry.path] = stamp_of(entry.path)
         path = _inside(entry.path, base, inner) if entry.is_symlink() else entry.path
         if wanted:

@@ -27,10 +27,14 @@ SETTLE_LIMIT = 5.0
 
 
 def sessions_folder(workspace: str, state_dir: str | None) -> Path:
-    """Where the sessions are: with prAxIs OS, or else in the user's state folder, `state_dir`."""
+    """Where the sessions are: with prAxIs OS, or else in the user's state folder, `state_dir`.
+
+    A `state_dir` within prAxIs OS tells that it was there at the start, should the workspace be gone by now.
+    """
     for base in BASES:
-        if os.path.isdir(os.path.join(workspace, base)):
-            return Path(workspace, base, "state", "workflows")
+        path = os.path.join(workspace, base)
+        if os.path.isdir(path) or (state_dir or "").startswith(path + os.sep):
+            return Path(path, "state", "workflows")
     if state_dir is not None:
         return Path(state_dir, "workflows")
     return Path(workspace, ".praxis-os", "state", "workflows")
@@ -52,6 +56,7 @@ class WorkflowParts:
         self._files = SessionFiles(
             sessions_folder(workspace, state_dir),
             who=who,
+            workspace=Path(workspace),
             older=[Path(workspace, base, ".cache", "state") for base in BASES],
         )
         self._sessions = SessionActor(

@@ -7,7 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mcpkeep.protocol.arguments import module_words
 from mcpkeep.protocol.bases import BASES
@@ -19,13 +19,17 @@ __all__ = [
     "clear_index",
     "find_base",
     "find_workspace",
+    "index_folder",
     "make_cache",
     "make_state_folder",
+    "offers_workflows",
     "recognise_server",
     "release_server",
+    "require_index",
     "server_words",
 ]
 
+_WORKFLOW_SIGNS = (*BASES, os.path.join("universal", "workflows"))
 _MARKERS = (*BASES, "mcpkeep.toml")
 _NEWER = "ouroboros"
 
@@ -168,24 +172,89 @@ def find_base(workspace: str) -> str | None:
     return next((base for name in BASES if os.path.isdir(base := os.path.join(workspace, name))), None)
 
 
+def offers_workflows(enabled: bool | Literal["auto"], workspace: str | None) -> bool:
+    """Whether `pos_workflow` stands in `tools/list`: by itself where the workspace has workflows."""
+    if workspace is None:
+        return False
+    if enabled == "auto":
+        return any(os.path.isdir(os.path.join(workspace, name)) for name in _WORKFLOW_SIGNS)
+    return enabled
+
+
 def clear_index(base: str) -> None:
     """Remove a vector index that lacks its metadata, as a build that was killed leaves one: it is none."""
-    index = os.path.join(base, ".cache", "vector_index")
+    index = index_folder(base)
     if os.path.isdir(index) and not os.path.lexists(os.path.join(index, "metadata.json")):
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)
 
 
-def make_cache(base: str) -> None:
+def make_cache(base: str, workspace: str | None = None) -> None:
     """Make the folder that the index is to be in, as far as that goes; to be called before every start.
 
     The server makes its index itself, but does not start where there is no such folder.
     """
     try:
-        os.makedirs(os.path.join(base, ".cache"), exist_ok=True)
+        os.makedirs(os.path.dirname(index_folder(base, workspace)), exist_ok=True)
     except OSError:
         return
+
+
+def index_folder(base: str, workspace: str | None = None) -> str:
+    """Where the server keeps its search index; the usual place where that of config.json is not followed."""
+    try:
+        return require_index(base, workspace)
+    except ValueError:
+        return os.path.join(base, ".cache", "vector_index")
+
+
+def require_index(base: str, workspace: str | None = None) -> str:
+    """Where the server keeps its search index, which need not be there; `workspace` is the folder of `base`.
+
+    Raises:
+        ConfigRefused: config.json is damaged, or names what cannot be exchanged by renames, or is none.
+    """
+    usual = os.path.join(base, ".cache", "vector_index")
+    try:
+        config = _read_unseen(os.path.join(base, "config.json"))
+    except OSError:
+        return usual
+    if b"index_path" not in config:
+        return usual
+    from mcpkeep.protocol.upgrade.rag_paths import Place, index_place, not_of_an_index, refused_index
+
+    place = index_place(config)
+    if place == Place(".cache/vector_index", True):
+        return usual
+    root = os.path.realpath(base if place.installed else workspace or os.path.dirname(base))
+    folder = above = os.path.join(root, place.path)
+    if os.path.realpath(folder) != folder:
+        raise refused_index(str(place), "is reached through a link")
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise refused_index(str(place), "is a file, or below one")
+    try:
+        if os.stat(above).st_dev != os.stat(base).st_dev or os.path.ismount(folder):
+            raise refused_index(str(place), "is on another device")
+        others = not_of_an_index(os.listdir(folder)) if above == folder else []
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise refused_index(str(place), f"cannot be looked at ({why})") from error
+    if others:
+        raise refused_index(str(place), f"holds other things than an index, such as {others[0]!r}")
+    return folder
+
+
+def _read_unseen(path: str) -> bytes:
+    """A file's bytes, without changing its time of access where that can be: a plan leaves no trace."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # another's file
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        return file.read()
 
 
 def _user_state(environ: Mapping[str, str], home: str, platform: str) -> str:

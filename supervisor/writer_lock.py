@@ -44,6 +44,11 @@ class WriterLock:
         """Whether this process holds it; not so any more where somebody removed or replaced the file."""
         return self._fd is not None and is_same(self._fd, self._path)
 
+    @property
+    def was_moved(self) -> bool:
+        """Whether the file that this process locked stands somewhere else now, as with a folder renamed."""
+        return self._fd is not None and not self.held and os.fstat(self._fd).st_nlink > 0
+
     def acquire(self) -> bool:
         """Take it without waiting; False where another holds it.
 

@@ -87,8 +87,9 @@ class World:
             self.journals.append(session_id, record)
 
     def commit(self, order: ChangeOrder) -> tuple[str, ...]:
-        self.changes.prepare(order)
+        self.changes.prepare_first(order)
         self.changes.swap_first(order)
+        self.changes.prepare_rest(order)
         return self.changes.swap_rest(order)
 
     def recover(self) -> Recovered:

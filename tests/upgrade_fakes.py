@@ -369,9 +369,12 @@ class _Journals(_Part):
 
 
 class _Changes(_Part):
-    async def prepare(self, order: ChangeOrder) -> None:
+    async def prepare_first(self, order: ChangeOrder) -> None:
         self._w.prepared.add(order.session_id)
-        await self._w.point("changes.prepare")
+        await self._w.point("changes.prepare_first")
+
+    async def prepare_rest(self, order: ChangeOrder) -> None:
+        await self._w.point("changes.prepare_rest")
 
     async def swap_first(self, order: ChangeOrder) -> None:
         self._w.journals_[order.session_id].append(Intent("first", ()))

@@ -75,7 +75,11 @@ def make_workflow(
 
 @asynccontextmanager
 async def served(
-    workspace: Path, *, runners: Mapping[str, PhaseRunner] | None = None, bugs: list[Exception] | None = None
+    workspace: Path,
+    *,
+    runners: Mapping[str, PhaseRunner] | None = None,
+    bugs: list[Exception] | None = None,
+    state: Path | None = None,
 ) -> AsyncGenerator[Tool]:
     """The tool as `mcpkeep run` serves it, without the relay."""
 
@@ -85,7 +89,10 @@ async def served(
         bugs.append(error)
         return "the log"
 
-    workflows = Workflows(str(workspace), None, who="a test", on_bug=on_bug, runners=lambda: runners or {})
+    state_dir = str(state) if state is not None else None
+    workflows = Workflows(
+        str(workspace), state_dir, who="a test", on_bug=on_bug, runners=lambda: runners or {}
+    )
     toolbox = Toolbox((WORKFLOW_TOOL, workflows.call), on_bug=on_bug)
 
     async def tool(raw: bytes | None = None, /, **arguments: object) -> Answer:

@@ -100,14 +100,21 @@ class Calls:
             else:
                 self._fail(call, Reason.REPLACED if planned else Reason.EXITED, exit_)
 
-    def expire(self, now: float, limit: float, exit_: Exit | None) -> None:
-        """Answer what has been held for `limit` seconds; the opening request and subscriptions wait on."""
+    def expire(self, now: float, limit: float, exit_: Exit | None, *, opening: float | None) -> None:
+        """Answer what has been held for `limit` seconds; the opening request and subscriptions wait on.
+
+        `opening` is for how many seconds the child that is to serve has owed us the answer to `initialize`;
+        where there is none, `exit_` says how the last one ended.
+        """
+        state = "is not up"
+        if opening is not None:
+            state, exit_ = f"runs, but has not answered initialize for {opening:.0f} s", None
         for call in self.held():
             if call.loss is not Loss.RESEND and now >= call.held_since + limit:
                 self.fail_unavailable(
                     call,
                     exit_,
-                    f"The MCP server is not up: {call.method} waited {limit:g} s for it in vain. "
+                    f"The MCP server {state}: {call.method} waited {limit:g} s for it in vain. "
                     "Try again later; the tool `mcpkeep` with the action `status` or `logs` shows why, "
                     "and `restart` starts it anew.",
                 )

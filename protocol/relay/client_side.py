@@ -16,6 +16,7 @@ from mcpkeep.protocol.relay.jsonrpc import (
     decode_message,
     encode_error,
     encode_result,
+    odd_id,
     split_batch,
 )
 from mcpkeep.protocol.relay.link import Link
@@ -82,9 +83,9 @@ class ClientSide(Side):
             and link.is_open
             and (call.bound or not (self._succession.holding and link is self._succession.serving))
         ):
-            self._calls.send(call, link)
             if method == "tools/call" and params.name not in self._listing.tools:
-                self._takeover.learn_tools(link)
+                self._takeover.learn_tools(link)  # ahead of it: many servers do one thing at a time
+            self._calls.send(call, link)
         elif (unavailable := self._succession.unavailable) is not None:
             self._calls.hold(call, now)
             self._calls.fail_unavailable(call, unavailable.exit, unavailable.detail)
@@ -188,6 +189,10 @@ class ClientSide(Side):
     def _refuse_line(self, line: bytes, error: ProtocolError) -> None:
         scanner = IdScanner()
         scanner.feed(line)
+        if scanner.id is None and (odd := odd_id(line)) is not None:
+            text = f"an id must be a string or an integer, and this one is {bytes(odd).decode()}"
+            self._out.client.append(encode_error(odd, INVALID_REQUEST, text))
+            return
         is_batch = line.lstrip().startswith(b"[") and split_batch(line) is not None
         code = PARSE_ERROR if scanner.id is None and not is_batch else INVALID_REQUEST
         text = f"the client's message cannot be carried: {error}"

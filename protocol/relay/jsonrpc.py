@@ -34,6 +34,7 @@ __all__ = [
     "encode_request",
     "encode_result",
     "nests_deeper_than",
+    "odd_id",
     "split_batch",
 ]
 
@@ -77,6 +78,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_batch = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.encode
 _STRING = re.compile(rb'"[^"]*"')
+_ODD_ID = re.compile(rb"[-\d][^\s]{0,299}|null")
 _BRACKETS_AND_QUOTES = bytes.maketrans(b"{}", b"[]")
 _ALL_ELSE = bytes(set(range(256)) - set(b'{}[]"'))
 
@@ -125,6 +127,16 @@ def decode_text(raw: Raw | None) -> str | None:
         return msgspec.json.decode(raw, type=str) if raw is not None else None
     except msgspec.DecodeError:
         return None
+
+
+def odd_id(line: bytes) -> Raw | None:
+    """The id of one JSON object where it is a number of up to 300 bytes or null, as it was written."""
+    try:
+        check_text(line)
+        id_ = _decode_object(line).get("id")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ProtocolError):
+        return None
+    return id_ if id_ is not None and _ODD_ID.fullmatch(bytes(id_)) else None
 
 
 def split_batch(line: bytes) -> list[bytes] | None:
@@ -195,7 +207,7 @@ def encode_result(id_: RequestId, result: Raw | Mapping[str, object]) -> bytes:
 
 
 def encode_error(
-    id_: RequestId | None, code: int, message: str, data: Mapping[str, object] | None = None
+    id_: RequestId | Raw | None, code: int, message: str, data: Mapping[str, object] | None = None
 ) -> bytes:
     error: dict[str, object] = {"code": code, "message": message}
     if data is not None:

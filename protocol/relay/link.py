@@ -36,6 +36,8 @@ class Link(msgspec.Struct):
     """The relay's end of one child."""
 
     generation: int
+    since: float = 0.0
+    """When it was attached, in seconds."""
     is_open: bool = False
     """The client's requests may go to it."""
     is_ready: bool = False

@@ -150,9 +150,10 @@ class Relay:
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
-        if not self._succession.holding:
-            self.calls.expire(now, self._settings.hold, self._succession.last_exit)
         link = self._succession.serving
+        if not self._succession.holding:
+            opening = now - link.since if link is not None else None
+            self.calls.expire(now, self._settings.hold, self._succession.last_exit, opening=opening)
         if link is None or not link.is_ready:
             return
         probe = self._health.tick(now, busy=link.asked_by_us or self.calls.in_flight(link.generation))

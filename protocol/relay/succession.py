@@ -81,7 +81,7 @@ class Succession:
         """Do what the child actor decided."""
         match order:
             case ChildAttached(generation, beside):
-                self._attach(Link(generation), beside=beside)
+                self._attach(Link(generation, now), beside=beside)
             case ChildPromoted(generation):
                 self._promote(generation, now)
             case ChildFrozen():
@@ -150,7 +150,7 @@ class Succession:
     def _opened(self, link: Link) -> None:
         if link is self.serving:
             self.holding = False
-            self._calls.release(link)
+            self._let_go(link)
 
     def _promote(self, generation: int, now: float) -> None:
         link, old = self.links.get(generation), self.serving
@@ -244,7 +244,14 @@ class Succession:
         if self.unavailable is not None:
             self._fail_held(self.unavailable)
         elif self.serving is not None and self.serving.is_open and not self.holding:
-            self._calls.release(self.serving)
+            self._let_go(self.serving)
+
+    def _let_go(self, link: Link) -> None:
+        """Hand to the child all that waits for one; ahead of the first call, learn what its tool is."""
+        tools = self._listing.tools
+        if any(call.method == "tools/call" and call.subject not in tools for call in self._calls.held()):
+            self._takeover.learn_tools(link)
+        self._calls.release(link)
 
     def _fail_held(self, unavailable: ChildUnavailable) -> None:
         for call in self._calls.held():

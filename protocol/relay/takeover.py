@@ -117,8 +117,10 @@ class Takeover:
         return changes
 
     def learn_tools(self, link: Link) -> None:
-        """Ask for the tools once, so that their annotations are known."""
-        if link.capabilities is not None and "tools" in link.capabilities:
+        """Ask for the tools once, so that their annotations are known; never before `initialized`."""
+        modern = self._opening.era is Era.MODERN
+        has_tools = modern if link.capabilities is None else "tools" in link.capabilities
+        if has_tools and (modern or self._opening.initialized):
             asked = any(own.lists("tools/list") for own in link.own.values())
             if not asked and "tools/list" not in link.pages:
                 self._ask_list(link, "tools/list", compare=False)

@@ -35,6 +35,10 @@ class ChangeOrder(msgspec.Struct, frozen=True):
     backup_id: str | None = None
     undoes: tuple[str, ...] = ()
     """The sessions of the changes that a rollback takes back, oldest first."""
+    merged: tuple[str, ...] = ()
+    """Of what a rollback writes: what has edits of the user's in it."""
+    kept: tuple[str, ...] = ()
+    """What a rollback leaves as the user has it."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,11 +18,13 @@ __all__ = [
     "rollback_entry",
     "rollback_section",
     "summary_section",
+    "tells_rollback",
     "version_text",
 ]
 
 _BEGIN = "<!-- mcpkeep: the text from here is replaced by each upgrade -->"
 _END = "<!-- mcpkeep: to here -->"
+_ROLLBACK = re.compile(r"^=== Rollback to .* - (\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}) ===\r?$", re.MULTILINE)
 
 
 def version_text(old: str, *, version: str, commit: str, source: str, at: datetime) -> str:
@@ -94,6 +96,12 @@ def rollback_entry(report: RollbackReport) -> str:
         f"Restored files: {len(report.restored)}\nMerged files: {len(report.merged)}\n"
         f"Kept files: {len(report.kept)}\n"
     )
+
+
+def tells_rollback(log: str, *, since: datetime) -> bool:
+    """Whether UPDATE_LOG.txt has an entry of a rollback that ended at `since` or later, to the second."""
+    second = f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return any(at >= second for at in _ROLLBACK.findall(log))
 
 
 def rollback_section(report: RollbackReport) -> str:

@@ -66,6 +66,8 @@ class WayBack(NamedTuple):
     """The changes that are to be taken back, oldest first; the release and the state they lead back to."""
 
     changes: tuple[ChangeRecord, ...]
+    to_backup: bool = False
+    """They are one, which was never made: from a backup's state to what is installed."""
 
     @property
     def release(self) -> str | None:
@@ -91,7 +93,7 @@ def find_way_back(records: Sequence[ChangeRecord], to: str | None) -> WayBack:
         )
     raise UpgradeFailed(
         f"there is no way back to {to!r}; there is one to {', '.join(map(repr, dict.fromkeys(known)))}",
-        remediation="name one of these, or none for the newest",
+        remediation="name one of these, a backup that `mcpkeep backups` lists, or none for the newest",
         details={"known": list(dict.fromkeys(known))},
     )
 
@@ -104,22 +106,31 @@ class Target(NamedTuple):
     release: str
     backup_id: str | None
     """From which the release is rebuilt, where it must be."""
+    merges: bool = False
+    """No change leads there: what stands here is merged with the backup."""
 
 
 def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo], to: str | None) -> Target:
-    """Where `to` leads by the changes; a backup that none of them knows leads to its release.
+    """Where `to` leads by the changes; a backup that none of them knows leads to its release, and one whose
+    release none leads to, or which is current, is merged with what stands here.
 
     Raises UpgradeFailed: there is no such way, or it leads to where one is.
     """
+    current = records[-1].to_release if records else None
     named = next((backup for backup in backups if backup.complete and backup.backup_id == to), None)
     try:
         way = find_way_back(records, to)
     except UpgradeFailed:
         if named is None or named.release is None:
             raise
+        merged = Target(to, named.release, named.backup_id, merges=True)
         to = named.release
-        way = find_way_back(records, to)
-    current = records[-1].to_release
+        if to == current:
+            return merged
+        try:
+            way = find_way_back(records, to)
+        except UpgradeFailed:
+            return merged
     if to == current:
         raise UpgradeFailed(
             f"release {current!r} is the current one already",
@@ -134,11 +145,18 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
 
 
 def order_restored(
-    session_id: str, former: str | None, release: str, *, left: Mapping[str, str], undoes: Sequence[str]
+    session_id: str,
+    former: str | None,
+    release: str,
+    *,
+    carried_over: Sequence[str] = (),
+    left: Mapping[str, str],
+    undoes: Sequence[str],
 ) -> ChangeOrder:
     """The switch to the release of a backup whose folders stand already: links, index and server.
 
-    `left` are files of the former release that are in the way, with their SHA-256.
+    `left` are those of the files carried over that are the former release's and in the way, with their
+    SHA-256.
     """
     return ChangeOrder(
         session_id=session_id,
@@ -151,6 +169,7 @@ def order_restored(
         expected=dict(left),
         swap_index=former != release,
         undoes=tuple(undoes),
+        kept=tuple(path for path in carried_over if path not in left),
     )
 
 

@@ -60,12 +60,17 @@ class RollbackReport(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     """Why it did not succeed; empty where it did."""
 
+    @property
+    def identity(self) -> str:
+        """A part of the report that no other rollback's has."""
+        return f"session {code(self.session_id)}."
+
     def to_markdown(self) -> str:
         """The whole report."""
         lines = [
             f"# Rollback {'that failed' if self.failure else f'to {plain(self.to_release)}'}",
             "",
-            f"Made from {time(self.started_at)} to {time(self.ended_at)}, session {code(self.session_id)}.",
+            f"Made from {time(self.started_at)} to {time(self.ended_at)}, {self.identity}",
             "",
             *table(
                 ("", ""),

@@ -17,13 +17,13 @@ def artifacts_of(artifacts: Mapping[int, Mapping[str, object]]) -> dict[str, obj
     return {key_of(phase): artifacts[phase] for phase in sorted(artifacts)}
 
 
-def state_of(session: Session) -> dict[str, object]:
+def state_of(session: Session, total_phases: int) -> dict[str, object]:
     """What `get_state` answers."""
     return {
         "workflow_type": session.workflow_type,
         "target_file": session.target_file,
         "current_phase": session.current_phase,
-        "total_phases": session.total_phases,
+        "total_phases": total_phases,
         "completed_phases": session.completed_phases,
         "artifacts": artifacts_of(session.artifacts),
         "session_status": session.status,

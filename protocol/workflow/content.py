@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from mcpkeep.protocol.workflow.definition import Phase, WorkflowDefinition, phase_tasks
+from mcpkeep.protocol.workflow.definition import DefinitionError, Phase, WorkflowDefinition, phase_tasks
 from mcpkeep.protocol.workflow.gate import EvidenceField, Gate
 
 __all__ = [
@@ -58,6 +58,7 @@ class PhaseContent(msgspec.Struct, frozen=True, omit_defaults=True):
     key_deliverables: tuple[str, ...] = ()
     validation_criteria: tuple[str, ...] = ()
     requires_restart: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class Overview(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,7 +99,12 @@ def name_phase(phase: Phase) -> PhaseName:
 
 
 def phase_content(phase: Phase) -> PhaseContent:
-    """The phase as agents work by it. Raises MarkdownError where its text is too large or too deep."""
+    """The phase as agents work by it.
+
+    Raises DefinitionError where its file cannot be read, MarkdownError where it is too large or too deep.
+    """
+    if phase.broken is not None:
+        raise DefinitionError(str(phase.file), phase.broken)
     return PhaseContent(
         phase_number=phase.number,
         title=phase.name,
@@ -111,6 +117,7 @@ def phase_content(phase: Phase) -> PhaseContent:
         key_deliverables=phase.key_deliverables,
         validation_criteria=phase.validation_criteria,
         requires_restart=phase.requires_restart,
+        warnings=phase.warnings,
     )
 
 

@@ -55,6 +55,10 @@ class Phase(msgspec.Struct, frozen=True):
     """None where they stand in `content`; `phase_tasks` gives them either way."""
     gate: Gate | None = None
     """None where the definition has no gate for this phase."""
+    broken: str | None = None
+    """Why its `file` cannot be read, and so not be shown."""
+    warnings: tuple[str, ...] = ()
+    """Those of the workflow's that are about this phase."""
     extra: dict[str, object] = {}
     """Members of its metadata that mcpkeep does not know."""
 
@@ -101,6 +105,15 @@ class WorkflowDefinition(msgspec.Struct, frozen=True):
     def total_phases(self) -> int | Literal["dynamic"]:
         """How many phases it has; `dynamic` where only a spec can tell."""
         return len(self.phases) if self.dynamic is None else "dynamic"
+
+    @property
+    def broken(self) -> str | None:
+        """What is wrong with the first of its phases that is broken; the others can be worked on."""
+        for phase in self.phases:
+            if phase.broken is not None:
+                return f"{phase.file}: {phase.broken}"
+        gates = (*(phase.gate for phase in self.phases), self.dynamic.gate if self.dynamic else None)
+        return next((gate.broken for gate in gates if gate is not None and gate.broken is not None), None)
 
     @property
     def first_phase(self) -> int:

@@ -53,7 +53,7 @@ class CrossRule(msgspec.Struct, frozen=True):
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """A gate definition that was understood whole."""
+    """A gate definition, understood whole or not at all."""
 
     strict: bool = False
     allow_override: bool = False
@@ -62,6 +62,8 @@ class Gate(msgspec.Struct, frozen=True):
     fields: tuple[EvidenceField, ...] = ()
     validators: dict[str, Expression] = {}
     rules: tuple[CrossRule, ...] = ()
+    broken: str | None = None
+    """File and reason where the definition was not understood: then it lets nothing through."""
 
 
 def parse_gate(data: bytes) -> Gate:

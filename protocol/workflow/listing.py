@@ -26,7 +26,7 @@ class WorkflowSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     error: str | None = None
-    """Set where the workflow is broken: then the rest, but for its name, says nothing."""
+    """Set where a phase is broken, or the whole workflow: then the rest, but for its name, says nothing."""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -52,6 +52,7 @@ def summarize(workflow: WorkflowDefinition | BrokenWorkflow) -> WorkflowSummary:
                 artifacts=workflow.artifacts,
                 tags=workflow.tags,
                 aliases=workflow.aliases,
+                error=workflow.broken,
             )
         case BrokenWorkflow():
             return WorkflowSummary(
@@ -74,5 +75,5 @@ def by_category(summaries: Iterable[WorkflowSummary], category: str | None) -> L
     chosen = tuple(summary for summary in known if summary.category == category)
     if chosen:
         return Listing(workflows=chosen)
-    categories = ", ".join(sorted({summary.category for summary in known if summary.error is None}))
+    categories = ", ".join(sorted({summary.category for summary in known if summary.phases}))
     return Listing(workflows=(), warning=f"no workflow has category {category!r}; there are: {categories}")

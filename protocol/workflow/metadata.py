@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal, cast
+from itertools import compress
+from typing import cast
 
 import msgspec
 
 from mcpkeep.protocol.workflow.definition import DefinitionError, DynamicPhases, Phase, WorkflowDefinition
-from mcpkeep.protocol.workflow.gate import Gate, GateError, parse_gate
-from mcpkeep.protocol.workflow.markdown import MarkdownError, decode_markdown
+from mcpkeep.protocol.workflow.folder import Folder, TaskFile, task_file
+from mcpkeep.protocol.workflow.gate import Gate
+from mcpkeep.protocol.workflow.members import Members, number_of, numbers_for
 from mcpkeep.protocol.workflow.task import Task
 
 __all__ = ["NAME", "read_definition"]
@@ -18,10 +20,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 MAX_METADATA = 1024 * 1024
 """Bytes of a metadata.json; the largest seen in use has 13 KB."""
 MAX_PHASES = 100
+MAX_WARNINGS = 100
 
-_PHASE_FILE = re.compile(r"phases/(\d{1,4})-[^/]*\.md\Z")
-_PHASE_FOLDER = re.compile(r"phases/(\d{1,4})/")
-_TASK_FILE = re.compile(r"task-(\d{1,6})-?([^/]*)\.md\Z")
 _UNSTATED = "unknown"
 _KNOWN = frozenset(
     (
@@ -53,216 +53,238 @@ def read_definition(folder: str, files: Mapping[str, bytes]) -> WorkflowDefiniti
     """
     if "metadata.json" not in files:
         raise DefinitionError("metadata.json", "is not there; a workflow's folder must have one")
-    root = _decoded(files["metadata.json"])
-    folder_of = _Folder(files)
-    named = _text(root, "name", "")
-    workflow_type = _text(root, "workflow_type", named if NAME.match(named) else folder)
+    folder_of = Folder(files)
+    root = Members(_decoded(files["metadata.json"]), "", folder_of.warnings)
+    named = root.text("name")
+    workflow_type = root.text("workflow_type", named if NAME.match(named) else folder)
     if not NAME.match(workflow_type):
-        raise _wrong(f"'workflow_type' must be letters, digits, '_', '-' and '.', not {workflow_type!r:.100}")
+        reason = f"'workflow_type' must be letters, digits, '_', '-' and '.', not {workflow_type!r:.100}"
+        if not NAME.match(folder):
+            raise _wrong(reason)
+        root.warn(reason)
+        workflow_type = folder
     dynamic = _dynamic(root, folder_of)
     phases = _phases(root, folder_of, dynamic=dynamic is not None)
-    total = root.get("total_phases")
+    total = root.values.get("total_phases")
     if dynamic is None and isinstance(total, int) and total != len(phases):
-        folder_of.warnings.append(f"metadata.json: 'total_phases' says {total}, and there are {len(phases)}")
-    aliases = (*_texts(root, "aliases"), *((folder,) if folder != workflow_type else ()))
+        root.warn(f"'total_phases' says {total}, and there are {len(phases)}")
+    aliases = (*root.texts("aliases"), *((folder,) if folder != workflow_type else ()))
     return WorkflowDefinition(
         workflow_type=workflow_type,
         name=named or workflow_type,
-        description=_text(root, "description", named or workflow_type),
-        version=_text(root, "version", _UNSTATED),
-        category=_text(root, "category", "general"),
-        estimated_duration=_text(root, ("estimated_duration", "estimated_time"), _UNSTATED),
+        description=root.text("description", named or workflow_type),
+        version=root.text("version", _UNSTATED),
+        category=root.text("category", "general"),
+        estimated_duration=root.text(("estimated_duration", "estimated_time"), _UNSTATED),
         phases=phases,
-        target_languages=_texts(root, "target_languages", "target_language"),
-        artifacts=_texts(root, "artifacts", "primary_outputs"),
-        tags=_texts(root, "tags"),
+        target_languages=root.texts("target_languages", "target_language"),
+        artifacts=root.texts("artifacts", "primary_outputs"),
+        tags=root.texts("tags"),
         aliases=tuple(dict.fromkeys(aliases)),
-        acknowledgment_required=_flag(root, "acknowledgment_required"),
+        acknowledgment_required=root.flag("acknowledgment_required"),
         dynamic=dynamic,
-        warnings=tuple(folder_of.warnings),
-        extra={name: value for name, value in root.items() if name not in _KNOWN},
+        warnings=tuple(folder_of.warnings[:MAX_WARNINGS]),
+        extra={name: value for name, value in root.values.items() if name not in _KNOWN},
     )
 
 
-class _Folder:
-    """A workflow's files, and what was found odd about them."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = files
-        self.warnings: list[str] = []
-
-    def markdown(self, path: str) -> str:
-        try:
-            return decode_markdown(self.files[path])
-        except MarkdownError as error:
-            raise DefinitionError(path, str(error)) from None
-
-    def gate(self, phase: int | Literal["dynamic"]) -> Gate | None:
-        for name in ("gate-definition.yaml", "gate-definition.yml"):
-            path = f"phases/{phase}/{name}"
-            if path in self.files:
-                try:
-                    return parse_gate(self.files[path])
-                except GateError as error:
-                    raise DefinitionError(path, str(error)) from None
-        return None
-
-    def phase_file(self, number: int, named: str) -> str | None:
-        """What the metadata names, or the folder's `phase.md`, or the one `N-name.md`."""
-        if named and (path := self.find(named, number)) is not None:
-            return path
-        if f"phases/{number}/phase.md" in self.files:
-            return f"phases/{number}/phase.md"
-        alone = [path for path in self.files if (m := _PHASE_FILE.match(path)) and int(m[1]) == number]
-        if len(alone) > 1:
-            raise DefinitionError(min(alone), f"phase {number} has {len(alone)} files; keep one")
-        return alone[0] if alone else None
-
-    def find(self, named: str, number: int) -> str | None:
-        """A file that the metadata names relative to the workflow, to `phases/`, or to the phase's folder."""
-        candidates = (f"phases/{number}/{named}", named, f"phases/{named}")
-        return next((path for path in candidates if path in self.files), None)
-
-    def task_files(self, number: int) -> dict[int, str]:
-        prefix = f"phases/{number}/"
-        found: dict[int, str] = {}
-        for path in sorted(self.files):
-            if path.startswith(prefix) and (match := _TASK_FILE.fullmatch(path[len(prefix) :])):
-                if int(match[1]) in found:
-                    raise DefinitionError(path, f"phase {number} has two tasks {int(match[1])}; renumber one")
-                found[int(match[1])] = path
-        return found
-
-    def numbers(self) -> list[int]:
-        """Of the phases that have files."""
-        found = (_PHASE_FILE.match(path) or _PHASE_FOLDER.match(path) for path in self.files)
-        return sorted({int(match[1]) for match in found if match})
-
-
-def _decoded(data: bytes) -> dict[str, object]:
+def _decoded(data: bytes) -> object:
     if len(data) > MAX_METADATA:
         raise _wrong(f"has {len(data)} bytes, more than the {MAX_METADATA} that are read")
     try:
         root: object = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _wrong(f"is not JSON: {error}") from None
-    return _mapping(root, "metadata.json")
+    if not isinstance(root, dict):
+        raise _wrong(f"must be an object, not {root!r:.100}")
+    return cast("object", root)
 
 
-def _dynamic(root: Mapping[str, object], folder: _Folder) -> DynamicPhases | None:
-    wanted = root.get("total_phases") == "dynamic"
-    if not wanted and not _flag(root, "dynamic_phases"):
+def _dynamic(root: Members, folder: Folder) -> DynamicPhases | None:
+    wanted = root.values.get("total_phases") == "dynamic"
+    if not wanted and not root.flag("dynamic_phases"):
         return None
-    config = _mapping(root.get("dynamic_config") or {}, "'dynamic_config'")
-    parser = _text(config, "parser", "spec_tasks_parser")
+    config = root.inner("dynamic_config")
+    parser = config.text("parser", "spec_tasks_parser")
     if parser != "spec_tasks_parser":
         if wanted:
             raise _wrong(
                 f"'dynamic_config': parser {parser!r:.100} is not known; there is 'spec_tasks_parser'"
             )
-        folder.warnings.append(
-            f"metadata.json: parser {parser!r:.100} is not known; its phases are taken as fixed"
-        )
+        root.warn(f"parser {parser!r:.100} is not known; its phases are taken as fixed")
         return None
-    templates = _mapping(config.get("templates") or {}, "'templates'")
+    templates = config.inner("templates")
     return DynamicPhases(
-        source_path_key=_text(config, "source_path_key", "spec_path"),
-        phase_template=_template(_text(templates, "phase", "phases/dynamic/phase-template.md"), folder),
-        task_template=_template(_text(templates, "task", "phases/dynamic/task-template.md"), folder),
+        source_path_key=config.text("source_path_key", "spec_path"),
+        phase_template=_template(templates.text("phase", "phases/dynamic/phase-template.md"), folder),
+        task_template=_template(templates.text("task", "phases/dynamic/task-template.md"), folder),
         gate=folder.gate("dynamic"),
     )
 
 
-def _template(path: str, folder: _Folder) -> str | None:
-    return folder.markdown(path) if path in folder.files else None
+def _template(named: str, folder: Folder) -> str | None:
+    path = folder.find(named, "dynamic")
+    try:
+        return folder.markdown(path) if path is not None else None
+    except DefinitionError as error:
+        folder.warnings.append(f"{error}; the spec's own text is shown instead")
+        return None
 
 
-def _phases(root: Mapping[str, object], folder: _Folder, *, dynamic: bool) -> tuple[Phase, ...]:
-    listed = root.get("phases")
+def _phases(root: Members, folder: Folder, *, dynamic: bool) -> tuple[Phase, ...]:
+    listed = root.values.get("phases")
     entries = cast("list[object]", listed) if isinstance(listed, list) else []
     if listed is not None and not isinstance(listed, list | int):
-        raise _wrong(f"'phases' must be a list, not {listed!r:.100}")
+        root.warn(f"'phases' must be a list, not {listed!r:.100}; the files in the folder 'phases' count")
     numbers = folder.numbers()
     if not entries:
         entries = [{"number": number} for number in numbers]
+    if len(entries) > MAX_PHASES:
+        raise _wrong(f"there are {len(entries)} phases, more than {MAX_PHASES}")
+    phases = [
+        (place, Members({"name": entry} if isinstance(entry, str) else entry, where, folder.warnings))
+        for place, entry in enumerate(entries)
+        if (where := f"'phases', entry {place}")
+    ]
+    given = [
+        _number_given(members, "phase_number") if members.is_object else str(entries[place])
+        for place, members in phases
+    ]
+    if dynamic:  # "1-N" says what the phases out of the spec will be like
+        kept = [not isinstance(number, str) or number_of(number) is not None for number in given]
+        phases, given = list(compress(phases, kept)), list(compress(given, kept))
+    if not phases and not dynamic:
+        raise _wrong("there are no phases: neither 'phases' here nor files in the folder 'phases'")
     start = numbers[0] if numbers and numbers[0] in (0, 1) else 1
     found: dict[int, Phase] = {}
-    for place, entry in enumerate(entries):
-        members: dict[str, object] = (
-            {"name": entry} if isinstance(entry, str) else _mapping(entry, f"'phases', entry {place}")
-        )
-        number = members.get("phase_number", members.get("number", start + place))
-        if isinstance(number, float) and number.is_integer():
-            number = int(number)
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10_000:
-            if dynamic and isinstance(number, str):
-                continue  # "1-N": says what the phases out of the spec will be like
-            raise _wrong(
-                f"'phases', entry {place}: 'phase_number' must be a number from 0, not {number!r:.100}"
-            )
-        if number in found:
-            raise _wrong(f"'phases': phase {number} stands twice; renumber one")
-        found[number] = _phase(number, members, folder)
-    if not found and not dynamic:
-        raise _wrong("there are no phases: neither 'phases' here nor files in the folder 'phases'")
-    if len(found) > MAX_PHASES:
-        raise _wrong(f"there are {len(found)} phases, more than {MAX_PHASES}")
+    for (place, members), value, (number, own) in zip(phases, given, numbers_for(given, start), strict=True):
+        # Nobody knows which gate is meant for a phase whose number is not known.
+        wrong = f"'phase_number' must be a number of its own from 0, not {value!r:.100}"
+        closed = None if own else f"metadata.json: 'phases', entry {place}: {wrong}"
+        found[number] = _phase(number, members, folder, closed)
     return tuple(found[number] for number in sorted(found))
 
 
-def _phase(number: int, members: Mapping[str, object], folder: _Folder) -> Phase:
-    named = _text(members, ("file", "phase_file"), "")
+def _number_given(members: Members, name: str) -> object:
+    return members.values.get(name, members.values.get("number"))
+
+
+def _phase(number: int, members: Members, folder: Folder, closed: str | None) -> Phase:
+    """`closed` says why no gate can be told to be its own."""
+    before = len(folder.warnings)
+    if closed is not None:
+        folder.warnings.append(f"{closed}; it is phase {number}, and closed")
+    named = members.text(("file", "phase_file"))
     file = folder.phase_file(number, named)
     if named and file is None:
         folder.warnings.append(f"metadata.json: phase {number} names {named!r:.200}, which is not there")
     fallback = _spoken(file.rpartition("/")[2].partition("-")[2]) if file and "-" in file else ""
-    name = _text(members, ("phase_name", "name"), fallback or f"Phase {number}")
-    purpose = _text(members, ("purpose", "description"), "")
-    deliverables = _texts(members, "key_deliverables")
-    criteria = _texts(members, "validation_criteria")
+    name = members.text(("phase_name", "name"), fallback or f"Phase {number}")
+    purpose = members.text(("purpose", "description"))
+    deliverables = members.texts("key_deliverables")
+    criteria = members.texts("validation_criteria")
+    content = _made(number, name, purpose, deliverables, criteria)
+    broken: str | None = None
+    try:
+        content = folder.markdown(file) if file else content
+    except DefinitionError as error:
+        folder.warnings.append(str(error))
+        broken = error.reason
+    tasks = _tasks(number, members.values.get("tasks"), folder)
+    gate = folder.gate(number) if closed is None else Gate(strict=True, broken=closed)
+    effort = members.text(("estimated_effort", "estimated_time", "estimated_duration"))
+    requires_restart = members.flag("requires_restart")
     return Phase(
         number=number,
         name=name,
-        content=folder.markdown(file) if file else _made(number, name, purpose, deliverables, criteria),
+        content=content,
         purpose=purpose,
-        estimated_effort=_text(members, ("estimated_effort", "estimated_time", "estimated_duration"), ""),
+        estimated_effort=effort,
         key_deliverables=deliverables,
         validation_criteria=criteria,
-        requires_restart=_flag(members, "requires_restart"),
+        requires_restart=requires_restart,
         file=file,
-        tasks=_tasks(number, members.get("tasks"), folder),
-        gate=folder.gate(number),
-        extra={name: value for name, value in members.items() if name not in _KNOWN_IN_PHASE},
+        tasks=tasks,
+        gate=gate,
+        broken=broken,
+        warnings=tuple(folder.warnings[before:][:MAX_WARNINGS]),
+        extra={name: value for name, value in members.values.items() if name not in _KNOWN_IN_PHASE},
     )
 
 
-def _tasks(number: int, listed: object, folder: _Folder) -> tuple[Task, ...] | None:
+def _tasks(number: int, listed: object, folder: Folder) -> tuple[Task, ...] | None:
     """What the metadata lists, completed by the files there are; None where neither has any."""
-    files = folder.task_files(number)
     entries = cast("list[object]", listed) if isinstance(listed, list) else []
+    tasks = [
+        Members(_as_task(entry), f"phase {number}, task {place}", folder.warnings)
+        for place, entry in enumerate(entries, 1)
+    ]
+    given = [_number_given(task, "task_number") for task in tasks]
+    members: dict[int, Members] = {}
+    for member, value, (task, own) in zip(tasks, given, numbers_for(given, 1), strict=True):
+        members[task] = member
+        if not own:
+            member.warn(f"'task_number' must be a number of its own, not {value!r:.100}; it is task {task}")
+    named = {task: member.text("file") for task, member in members.items()}
+    files, left = _files_of(number, named, folder)
     found: dict[int, Task] = {}
-    for place, entry in enumerate(entries, 1):
-        where = f"phase {number}, task {place}"
-        members = _mapping(entry, where)
-        task = members.get("task_number", members.get("number", place))
-        if not isinstance(task, int) or isinstance(task, bool) or task in found:
-            raise _wrong(f"{where}: 'task_number' must be a number of its own, not {task!r:.100}")
-        named = _text(members, "file", "")
-        file = (folder.find(named, number) if named else None) or files.get(task)
-        if file is None and named:
-            folder.warnings.append(f"metadata.json: {where} names {named!r:.200}, which is not there")
-        found[task] = _task(task, _text(members, "name", ""), file, _text(members, "purpose", ""), folder)
-    for task, file in files.items():
-        if task not in found and file not in {other.file for other in found.values()}:
-            found[task] = _task(task, "", file, "", folder)
+    for task, member in members.items():
+        warning = ""
+        if named[task] and folder.find(named[task], number) is None:
+            instead = f"; {files[task]!r} stands for it" if files[task] else ""
+            warning = (
+                f"metadata.json: phase {number}, task {task} names {named[task]!r:.200}, which is not there"
+            )
+            folder.warnings.append(warning := warning + instead)
+        name, purpose = member.text("name"), member.text("purpose")
+        found[task] = _task(task, name, files[task], purpose, warning, folder)
+    for file in left:
+        if file.number in found:
+            folder.warnings.append(
+                f"{file.path}: is not used, there is another task {file.number}; renumber one"
+            )
+        else:
+            found[file.number] = _task(file.number, "", file.path, "", "", folder)
     return tuple(found[task] for task in sorted(found)) if found else None
 
 
-def _task(number: int, name: str, file: str | None, purpose: str, folder: _Folder) -> Task:
-    match = _TASK_FILE.fullmatch(file.rpartition("/")[2]) if file else None
-    spoken = _spoken(name or (match[2] if match else "")) or f"Task {number}"
-    content = folder.markdown(file) if file else ""
-    return Task(number=number, name=spoken, content=content, file=file, purpose=purpose)
+def _as_task(entry: object) -> object:
+    """A text names the task's file, or the task."""
+    return {"file" if entry.lower().endswith(".md") else "name": entry} if isinstance(entry, str) else entry
+
+
+def _files_of(
+    number: int, named: Mapping[int, str], folder: Folder
+) -> tuple[dict[int, str | None], list[TaskFile]]:
+    """Each listed task's file, and the files that are left.
+
+    Where the one it names is not there, the one of the same words, since authors renumber, or else the one of
+    its number stands for it; never one that another task names.
+    """
+    files = {task: folder.find(file, number) for task, file in named.items()}
+    left = folder.task_files(number, set(files.values()))
+    words = {task: meant.words for task, file in named.items() if (meant := task_file(file)) and meant.slug}
+    for wanted, by_words in ((words, True), ({task: task for task in named}, False)):
+        there: dict[object, list[TaskFile]] = {}
+        for file in reversed(left):
+            there.setdefault(file.words if by_words else file.number, []).append(file)
+        for task, key in wanted.items():
+            if files[task] is None and (matches := there.get(key)):
+                files[task] = matches.pop().path
+        taken = set(files.values())
+        left = [file for file in left if file.path not in taken]
+    return files, left
+
+
+def _task(number: int, name: str, file: str | None, purpose: str, warning: str, folder: Folder) -> Task:
+    found = task_file(file) if file else None
+    spoken = _spoken(name or (found.slug.replace("_", "-") if found else "")) or f"Task {number}"
+    content = ""
+    try:
+        content = folder.markdown(file) if file else ""
+    except DefinitionError as error:
+        folder.warnings.append(warning := str(error))
+    return Task(number=number, name=spoken, content=content, file=file, purpose=purpose, warning=warning)
 
 
 def _made(
@@ -282,52 +304,5 @@ def _spoken(slug: str) -> str:
     return slug if " " in slug else slug.replace("-", " ").strip()
 
 
-# Members of foreign JSON: read leniently, refused where they are plainly something else.
-
-
 def _wrong(reason: str) -> DefinitionError:
     return DefinitionError("metadata.json", reason)
-
-
-def _mapping(value: object, where: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise _wrong(f"{where} must be an object, not {value!r:.100}")
-    return cast("dict[str, object]", value)
-
-
-def _text(members: Mapping[str, object], names: str | tuple[str, ...], default: str) -> str:
-    for name in (names,) if isinstance(names, str) else names:
-        value = members.get(name)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            if text := str(value).strip():
-                return text
-        elif value is not None:
-            raise _wrong(f"{name!r} must be text, not {value!r:.100}")
-    return default
-
-
-def _texts(members: Mapping[str, object], *names: str) -> tuple[str, ...]:
-    for name in names:
-        value = members.get(name)
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list):
-            entries = cast("list[object]", value)
-            return tuple(entry if isinstance(entry, str) else _shown(entry) for entry in entries)
-        if value is not None:
-            raise _wrong(f"{name!r} must be a list of texts, not {value!r:.100}")
-    return ()
-
-
-def _shown(value: object) -> str:
-    """An entry that is not a text: what names it, or else its JSON."""
-    members = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    named = members.get("name", members.get("description"))
-    return named if isinstance(named, str) else msgspec.json.encode(value).decode()
-
-
-def _flag(members: Mapping[str, object], name: str) -> bool:
-    value = members.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(f"{name!r} must be true or false, not {value!r:.100}")
-    return bool(value)

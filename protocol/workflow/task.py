@@ -83,6 +83,7 @@ class TaskContent(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts_to_produce: tuple[str, ...]
     estimated_duration: str | None = None
     acceptance_criteria: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -95,6 +96,8 @@ class Task(msgspec.Struct, frozen=True):
     file: str | None = None
     """Relative to the workflow's folder, where it has a file of its own."""
     purpose: str = ""
+    warning: str = ""
+    """Set where the content may not be what the author meant."""
 
 
 @lru_cache(maxsize=256)
@@ -111,6 +114,7 @@ def read_task(task: Task) -> TaskContent:
         artifacts_to_produce=_texts(outline.blocks, _ARTIFACTS),
         estimated_duration=field(outline.blocks, *DURATION) or None,
         acceptance_criteria=_texts(outline.blocks, _CRITERIA),
+        warnings=(task.warning,) if task.warning else (),
     )
 
 

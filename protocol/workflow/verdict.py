@@ -9,10 +9,13 @@ import msgspec
 from mcpkeep.protocol.workflow.expression import Effort, ExpressionError, evaluate
 from mcpkeep.protocol.workflow.gate import EvidenceField, FieldType, Gate, bind_validator
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["BROKEN", "Verdict", "judge"]
 
 MAX_SHOWN = 20
 """How many unknown fields are named in warnings before they are only counted."""
+
+BROKEN = "mend that file; no restart is needed"
+"""What to do about a gate that cannot be read."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -40,6 +43,9 @@ def judge(gate: Gate | None, evidence: Mapping[str, object]) -> Verdict:
     """
     if gate is None:
         return _unguarded(evidence, "this phase has no gate: whatever evidence is submitted is accepted")
+    if gate.broken is not None:
+        reason = f"the gate of this phase cannot be read: {gate.broken}"
+        return Verdict(passed=False, validation_errors=(reason,), remediation=BROKEN)
     if not gate.enabled:
         return _unguarded(evidence, "the gate of this phase is switched off by its definition")
     submitted = {name: value for name, value in evidence.items() if name != "override"}

@@ -33,6 +33,7 @@ from mcpkeep.supervisor.upgrade.copying import (
     copy_file,
     hash_file,
     hash_link,
+    no_text,
     spread,
     unreadable,
     walk,
@@ -344,10 +345,8 @@ def _link_target(path: str, base: Path) -> str:
     except OSError as e:
         raise unreadable(path, e) from e
     except UnicodeEncodeError as e:
-        raise UpgradeFailed(
-            f"the link {path!r} has a target that is not valid UTF-8",
-            remediation="make it anew, or move it out of the installation",
-        ) from e
+        remediation = "make it anew, or move it out of the installation"
+        raise no_text(f"the link {path!r} has a target", os.fsencode(e.object), remediation) from e
     return target
 
 

@@ -15,7 +15,11 @@ from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.staging import copy_content, discard
 
-__all__ = ["exchange_baseline", "renew_baseline", "settle_baseline"]
+__all__ = ["BASELINE", "exchange_baseline", "renew_baseline", "settle_baseline"]
+
+
+BASELINE = "baseline"
+"""In a rollback's staging: the baseline that it leads to."""
 
 
 def renew_baseline(
@@ -43,12 +47,13 @@ def renew_baseline(
 def exchange_baseline(
     layout: Layout, session_id: str, undone: Sequence[str], *, calls: FileCalls = OS_CALLS
 ) -> None:
-    """Bring back the baseline from before the first of the changes `undone`; the present one is kept with
-    the change of `session_id`. Nothing where none of them renewed it. Raises UpgradeFailed.
+    """Bring back the baseline from before the first of the changes `undone`, or the one that was staged; the
+    present one is kept with the change of `session_id`. Nothing where there is none. Raises UpgradeFailed.
     """
     with disk_failure("bringing the baseline back"):
         settle_baseline(layout, calls=calls)
-        kept = next((path for one in undone if (path := _kept(layout, one)).is_dir()), None)
+        staged = layout.staging(session_id) / BASELINE
+        kept = next((p for p in (staged, *(_kept(layout, one) for one in undone)) if p.is_dir()), None)
         # Where the present one is kept already, it has been done: another's would be the wrong one.
         if kept is not None and not _kept(layout, session_id).is_dir():
             _replace(layout, kept, session_id, calls)

@@ -16,7 +16,7 @@ from mcpkeep.actors.upgrade_world import Progress
 from mcpkeep.protocol.arguments import left_out
 from mcpkeep.protocol.upgrade.failure import ServerEnded, UpgradeFailed
 from mcpkeep.protocol.upgrade.handshake import ServerInfo
-from mcpkeep.protocol.upgrade.places import INDEX, SETTINGS
+from mcpkeep.protocol.upgrade.places import SETTINGS
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, SmokeTest
 from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.protocol.upgrade.release import Release
@@ -130,9 +130,9 @@ class StagedCandidates:
                 heard=self._heard,
             )
 
-        base = self._layout.staged(session_id)
-        trial = _Trial(base, start, smoke, progress, partial(stamp_build_time, calls=self._calls))
-        tried, index = await trial.run(self._layout.base if carry_index else None)
+        at = self._layout.candidate(session_id)
+        trial = _Trial(at, start, smoke, progress, partial(stamp_build_time, calls=self._calls))
+        tried, index = await trial.run(self._layout if carry_index else None)
         return Proof(
             server_name=tried.info.name,
             server_version=tried.info.version,
@@ -149,33 +149,33 @@ class StagedCandidates:
 class _Trial(NamedTuple):
     """The starts of one candidate, until its index is what its content needs."""
 
-    base: Path
-    """The staged installation."""
+    at: Layout
+    """The staged installation's."""
     start: Callable[[], AbstractAsyncContextManager[Probe]]
     smoke: Sequence[SmokeTest]
     progress: Progress
-    stamp: Callable[[Path, datetime], None]
+    stamp: Callable[[Layout, datetime], None]
 
-    async def run(self, live: Path | None) -> tuple[_Tried, _Index]:
+    async def run(self, live: Layout | None) -> tuple[_Tried, _Index]:
         """Try it with the index of the installation `live`, if it can use that, else with one it builds."""
-        index, flag = self.base / INDEX, self.base / REBUILD_FLAG
-        filled = await _in_thread(filled_at, self.base)
+        index, flag = self.at.vector_index, self.at.base / REBUILD_FLAG
+        filled = await _in_thread(filled_at, self.at.base)
         await _in_thread(drop_index, index)
         try:
-            if live is not None and await _in_thread(carry_index, live, self.base):
+            if live is not None and await _in_thread(carry_index, live, self.at):
                 carried = await _in_thread(_read, index / METADATA)
                 tried = await self._try_carried(flag)
                 if tried is not None and await _in_thread(_read, index / METADATA) == carried:
                     return tried, "carried"
                 if tried is not None:
-                    await _in_thread(self.stamp, self.base, filled)
+                    await _in_thread(self.stamp, self.at, filled)
                     return tried, "updated"
                 await _in_thread(drop_index, index)
             tried = await self._try("starting the new server; it builds its search index")
-            if await _in_thread(lack_of, self.base) is None:
+            if await _in_thread(lack_of, self.at) is None:
                 await _in_thread(drop_index, index)
                 return tried, "none"
-            await _in_thread(self.stamp, self.base, filled)
+            await _in_thread(self.stamp, self.at, filled)
             return tried, "built"
         finally:
             flag.unlink(missing_ok=True)
@@ -190,7 +190,7 @@ class _Trial(NamedTuple):
                 raise
             return None
         outcome = outcome_of(tried.smoke, SEARCH_TEST)
-        lack = await _in_thread(lack_of, self.base)
+        lack = await _in_thread(lack_of, self.at)
         if outcome == "failed" or lack is None:
             return None
         if outcome == "skipped" or not lack:
@@ -199,12 +199,12 @@ class _Trial(NamedTuple):
             return None
         await _in_thread(flag.touch)
         tried = await self._try("starting the new server again; it brings its search index up to date")
-        current = await _in_thread(is_current, self.base)
+        current = await _in_thread(is_current, self.at)
         return tried if current and outcome_of(tried.smoke, SEARCH_TEST) == "passed" else None
 
     async def _try(self, doing: str) -> _Tried:
-        await _in_thread(make_cache, str(self.base))
-        await _in_thread(drop_unfinished, self.base)
+        await _in_thread(make_cache, str(self.at.base), str(self.at.workspace))
+        await _in_thread(drop_unfinished, self.at)
         self.progress(doing)
         began = anyio.current_time()
         async with self.start() as server:
@@ -214,7 +214,7 @@ class _Trial(NamedTuple):
             seconds = anyio.current_time() - began
             tools = await server.tools()
             await self._check_place(server, tools)
-            config = await _in_thread(_read, self.base / SETTINGS)
+            config = await _in_thread(_read, self.at.base / SETTINGS)
             runs = choose_smoke(tools, declared=self.smoke, browser=browser_wanted(config, tools))
             self.progress("making smoke tests of the new server")
             results = await make_smoke_tests(server, runs)
@@ -232,7 +232,7 @@ class _Trial(NamedTuple):
             return
         for key in _PLACES:
             place = value_of(result, f"$.project.{key}")
-            if isinstance(place, str) and not await _in_thread(_same_place, place, self.base):
+            if isinstance(place, str) and not await _in_thread(_same_place, place, self.at.base):
                 raise UpgradeFailed(
                     f"the new server attached itself to {place!r} instead of its staging workspace",
                     remediation="look for a setting that names an installation, such as in its environment",

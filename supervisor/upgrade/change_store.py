@@ -26,8 +26,11 @@ class ThreadedChanges:
         self._calls = calls
         self._limiter = anyio.CapacityLimiter(1)
 
-    async def prepare(self, order: ChangeOrder) -> None:
-        await self._run(lambda: self._files.prepare(order))
+    async def prepare_first(self, order: ChangeOrder) -> None:
+        await self._run(lambda: self._files.prepare_first(order))
+
+    async def prepare_rest(self, order: ChangeOrder) -> None:
+        await self._run(lambda: self._files.prepare_rest(order))
 
     async def swap_first(self, order: ChangeOrder) -> None:
         await self._run(lambda: self._files.swap_first(order))

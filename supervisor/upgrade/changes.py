@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -36,6 +36,7 @@ from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carrie
 __all__ = ["ChangeFiles", "index_place"]
 
 _SCRIPTS = "scripts/"
+_ORDER = "order.json"
 _CARRIED = "carried.json"
 """What of the old index was linked into the new one, while the former server may read it."""
 
@@ -66,6 +67,14 @@ class ChangeFiles:
     def prepare(self, order: ChangeOrder) -> None:
         """Copy the new bytes and give the old files a second name, durably; nothing live is touched.
 
+        Raises UpgradeFailed: as prepare_first().
+        """
+        self.prepare_first(order)
+        self.prepare_rest(order)
+
+    def prepare_first(self, order: ChangeOrder) -> None:
+        """All of it that swap_first() needs: the rest may follow while the server starts.
+
         Raises UpgradeFailed: a live file is not what the plan saw, a path cannot be replaced by renames,
         the release is not there, or a change of the session stands.
         """
@@ -79,7 +88,17 @@ class ChangeFiles:
         self._require_possible(order)
         with as_failure("the change cannot be prepared"):
             self._require_unchanged(order)
-            self._copy(order)
+            self._keep_old(order)
+            self._copy_new(order, first=True)
+            self._ready_index(order)
+            write_durably(
+                self.layout.change(order.session_id) / _ORDER, msgspec.json.encode(order), calls=self._calls
+            )
+
+    def prepare_rest(self, order: ChangeOrder) -> None:
+        """What swap_rest() needs; nothing live is touched. Raises UpgradeFailed: the disk failed."""
+        with as_failure("the change cannot be prepared"):
+            self._copy_new(order, first=False)
 
     def swap_first(self, order: ChangeOrder) -> None:
         """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
@@ -140,7 +159,7 @@ class ChangeFiles:
     def order(self, session_id: str) -> ChangeOrder | None:
         """What the session prepared last; None where it did not."""
         try:
-            data = (self.layout.change(session_id) / "order.json").read_bytes()
+            data = (self.layout.change(session_id) / _ORDER).read_bytes()
             return msgspec.json.decode(data, type=ChangeOrder)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
@@ -169,7 +188,7 @@ class ChangeFiles:
     def _require_possible(self, order: ChangeOrder) -> None:
         at = self.layout
         release = self.require_release(order.to_release)
-        require_inside(at.base, (*order.written, *order.removed, INDEX))
+        require_inside(at.base, (*order.written, *order.removed, INDEX))  # another index was looked at
         if both := set(order.written) & set(order.removed):
             raise UpgradeFailed(
                 f"{min(both)!r} is to be written and to be removed", remediation="report this as a fault"
@@ -202,35 +221,50 @@ class ChangeFiles:
                     f"{path!r} is a folder where a file is to be", remediation="move it away, and plan anew"
                 )
 
-    def _copy(self, order: ChangeOrder) -> None:
+    def _keep_old(self, order: ChangeOrder) -> None:
+        """Give every old file a second name now: what the user makes of them later is an edit."""
         base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
         remove_tree(change, calls=calls)
         make_folders(change, calls=calls)
-        touched: set[Path] = set()
-        for path in order.written:
-            staged, new = base / order.staged_root / path, change / "new" / path
-            touched |= make_missing(new.parent, calls=calls) | {new.parent}
-            copy_file(staged, new, calls=calls)
-            if not staged.is_symlink():
-                calls.fsync_file(staged)
         for path in (*order.written, *order.removed):
             if order.expected.get(path) is not None:
                 old = change / "old" / path
-                touched |= make_missing(old.parent, calls=calls) | {old.parent}
+                make_missing(old.parent, calls=calls, synced=False)
                 # Where there are no hard links, the step itself keeps it.
                 try:
                     calls.link(base / path, old)
                 except OSError as e:
                     if e.errno not in NO_LINKS:
                         raise
-        index = self._index(order)
-        if index is not None:
-            if index.staged is not None and order.kind == "upgrade":
-                calls.sync_tree(base / index.staged)
-            if index.kept is not None:
-                remove_tree(base / index.kept, calls=calls)
-        sync_folders(touched, calls=calls)
-        write_durably(change / "order.json", msgspec.json.encode(order), calls=calls)
+
+    def _copy_new(self, order: ChangeOrder, *, first: bool) -> None:
+        """Copy the new bytes of a group, and bring them to the disk with the names of its old files.
+
+        All are copied before any is synced: what one fsync brings to the disk, the next need not.
+        """
+        base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
+        written = [path for path in order.written if path.startswith(_SCRIPTS) is first]
+        removed = [path for path in order.removed if path.startswith(_SCRIPTS) is first]
+        copies = [(base / order.staged_root / path, change / "new" / path) for path in written]
+        for staged, new in copies:
+            make_missing(new.parent, calls=calls, synced=False)
+            copy_file(staged, new, calls=calls, synced=False)
+        for staged, new in copies:
+            if not staged.is_symlink():
+                calls.fsync_file(new)
+                calls.fsync_file(staged)
+        names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
+        above = {folder for name in names for folder in PurePosixPath(name).parents}
+        sync_folders({change / folder for folder in above}, calls=calls)
+
+    def _ready_index(self, order: ChangeOrder) -> None:
+        base, index = self.layout.base, self._index(order)
+        if index is None:
+            return
+        if index.staged is not None and order.kind == "upgrade":
+            self._calls.sync_tree(base / index.staged)
+        if index.kept is not None:
+            remove_tree(base / index.kept, calls=self._calls)
 
     # Steps
 
@@ -242,9 +276,11 @@ class ChangeFiles:
             # It comes from where the change that is gone back over put it, and not from staging.
             staged = next((index_place(r) for r in self.made.records() if _leads_from(r, order)), None)
         else:
-            staged = f"{order.staged_root}/{INDEX}"
+            root = at.base / order.staged_root
+            staged = os.path.relpath(Layout(root.parent, root).vector_index, at.base)
         kept = index_place(order) if at.vector_index.is_dir() else None
-        return SwapFolder(INDEX, staged if staged and (at.base / staged).is_dir() else None, kept)
+        live = os.path.relpath(at.vector_index, at.base)
+        return SwapFolder(live, staged if staged and (at.base / staged).is_dir() else None, kept)
 
     def _file_steps(self, order: ChangeOrder, *, first: bool) -> Iterator[Step]:
         base, change = self.layout.base, f"{OWN}/changes/{order.session_id}"
@@ -268,7 +304,10 @@ class ChangeFiles:
             touched: set[Path] = set()
             for step in steps:
                 touched |= perform(step, self._layout.base, calls=self._calls)
-            sync_touched(touched, self._layout.base, calls=self._calls)
+            # A name in staging that comes back at a power loss is one more of a file that is in its place.
+            left = self._layout.base / order.staged_root
+            live = {folder for folder in touched if not folder.is_relative_to(left)}
+            sync_touched(live, self._layout.base, calls=self._calls)
             self._edits.give_back(order, intent)
             if group == REST:
                 self.made.write(order, given_back=self._edits.given_back(order.session_id))

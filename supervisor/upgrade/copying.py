@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from mcpkeep.protocol.upgrade.backup import BackedUpFile
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.left_out import is_left_out
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.workspace import index_folder
 
 __all__ = [
     "Check",
@@ -20,6 +22,7 @@ __all__ = [
     "copy_file",
     "hash_file",
     "hash_link",
+    "no_text",
     "spread",
     "unreadable",
     "walk",
@@ -63,6 +66,7 @@ def walk(root: Path, *, content: bool = False) -> Tree:
     files: list[str] = []
     links: list[str] = []
     left_out: list[str] = []
+    index = os.path.relpath(index_folder(str(root)), root) if content else None
 
     def enter(prefix: str) -> None:
         try:
@@ -77,13 +81,11 @@ def walk(root: Path, *, content: bool = False) -> Tree:
             return
         for entry in entries:
             path = prefix + entry.name
-            if content and is_left_out(path):
+            if content and (path == index or is_left_out(path)):
                 left_out.append(path)
             elif not _can_be_written_down(path):
-                raise UpgradeFailed(
-                    f"{os.fsencode(path)!r} has a name that is not valid UTF-8",
-                    remediation="rename it, or move it out of the installation",
-                )
+                name = os.fsencode(path)
+                raise no_text(f"{name!r} has a name", name, "rename it, or move it out of the installation")
             elif entry.is_symlink():
                 links.append(path)
             elif entry.is_dir():
@@ -96,6 +98,18 @@ def walk(root: Path, *, content: bool = False) -> Tree:
 
     enter("")
     return Tree(folders, tuple(sorted(files)), tuple(sorted(links)), tuple(sorted(left_out)))
+
+
+def no_text(what: str, name: bytes, remediation: str) -> UpgradeFailed:
+    """The refusal of a name that Python cannot write as UTF-8: it is none, or Python was told otherwise."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return UpgradeFailed(f"{what} that is not valid UTF-8", remediation=remediation)
+    return UpgradeFailed(
+        f"{what} that is valid UTF-8, but Python was told to take names for {sys.getfilesystemencoding()}",
+        remediation="start mcpkeep with PYTHONUTF8=1, or with a locale such as LC_ALL=C.UTF-8",
+    )
 
 
 def copy_file(

@@ -98,8 +98,8 @@ class DirectServer:
         """Boot the release on the live workspace, up to its list of tools. Raises UpgradeFailed."""
         await self.drop()
         release = await anyio.to_thread.run_sync(read_release, self._layout, release_id)
-        await anyio.to_thread.run_sync(make_cache, str(self._layout.base))
-        await anyio.to_thread.run_sync(drop_unfinished, self._layout.base)
+        await anyio.to_thread.run_sync(make_cache, str(self._layout.base), str(self._layout.workspace))
+        await anyio.to_thread.run_sync(drop_unfinished, self._layout)
         doing = "starting the server on the workspace"
         progress(doing)
         workspace = self._layout.workspace

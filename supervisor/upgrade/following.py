@@ -16,10 +16,13 @@ from mcpkeep.supervisor.moves import follow_holder
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.workspace import release_server
 
-__all__ = ["FollowingServer", "MovableServer"]
+__all__ = ["AGAIN", "RETRIES", "FollowingServer", "MovableServer"]
 
 RETRIES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """Seconds between the attempts to find a holder: a new one listens a moment after it has become it."""
+
+AGAIN = 20.0
+"""Seconds between those after them, for a holder that comes later. None is made while one is followed."""
 
 _log = logging.getLogger("mcpkeep")
 
@@ -59,23 +62,28 @@ class FollowingServer:
         self._leaving = False
         self._seen = layout.current_release()
         """What was current when the command that was named was last started."""
+        self._told: str | None = None
+        """Why nobody is followed, since it was last told."""
         self._one = anyio.Lock()
 
     async def follow(self, *, holds: Callable[[], bool]) -> None:
         """Follow whoever holds the workspace, one holder after the other, until this process does."""
         delays = iter(RETRIES)
         while not holds():
+            why = "no mcpkeep listens for them"
             try:
                 if await follow_holder(socket_path(self._layout.own), self._moved, is_own=holds):
                     delays = iter(RETRIES)
             except ControlError as error:
-                _log.warning("upgrades by the mcpkeep that holds the workspace are not followed: %s", error)
-                return
+                why, delays = str(error), iter(())  # another may hold the workspace some time
             except OSError as error:
                 _log.debug("no mcpkeep to follow: %s", error)
-            if (delay := next(delays, None)) is None:
-                _log.warning("upgrades by other windows are not followed: no mcpkeep listens for them")
-                return
+            delay = next(delays, AGAIN)
+            if delay == AGAIN and self._told != why:
+                self._told = why
+                _log.warning(
+                    "upgrades by other windows are not followed: %s; tried again every %g seconds", why, AGAIN
+                )
             await anyio.sleep(delay)
 
     async def catch_up(self, *, moved: bool = False) -> None:
@@ -109,4 +117,7 @@ class FollowingServer:
         self._leaving = True
 
     async def _moved(self, first: bool) -> None:
+        if self._told is not None:
+            self._told = None
+            _log.info("upgrades by other windows are followed again")
         await self.catch_up(moved=not first)

@@ -15,8 +15,8 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from mcpkeep.protocol.upgrade.places import INDEX
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, write_durably
+from mcpkeep.supervisor.upgrade.layout import Layout
 
 __all__ = [
     "METADATA",
@@ -62,25 +62,25 @@ def drop_index(index: Path) -> None:
         index.unlink(missing_ok=True)
 
 
-def drop_unfinished(base: Path) -> bool:
+def drop_unfinished(at: Layout) -> bool:
     """Remove the index of an installation if its build was cut short: the server would never build it anew.
 
     To be called before every start of a server. Answers whether there was one.
     """
-    index = base / INDEX
+    index = at.vector_index
     if not index.is_dir() or (index / METADATA).is_file():
         return False
     drop_index(index)
     return True
 
 
-def carry_index(live: Path, staged: Path) -> bool:
+def carry_index(live: Layout, staged: Layout) -> bool:
     """Copy the index of the installation `live` into the installation `staged`, with its mtimes.
 
     A copy, not links: the server writes some of its files in place. False where there is none that is
     finished, or where it kept changing while it was copied; nothing is left in staging then.
     """
-    source, target = live / INDEX, staged / INDEX
+    source, target = live.vector_index, staged.vector_index
     drop_index(target)
     for _ in range(_COPIES):
         before = _listing(source)
@@ -94,9 +94,9 @@ def carry_index(live: Path, staged: Path) -> bool:
     return False
 
 
-def lack_of(base: Path) -> Lack | None:
+def lack_of(at: Layout) -> Lack | None:
     """What the installation's index does not know of its content; None where there is no finished index."""
-    metadata = _metadata(base / INDEX)
+    base, metadata = at.base, _metadata(at.vector_index)
     if metadata is None:
         return None
     known = _known_mtimes(metadata)
@@ -111,9 +111,9 @@ def lack_of(base: Path) -> Lack | None:
     return Lack(tuple(sorted(changed)), tuple(sorted(known.keys() - found.keys())))
 
 
-def is_current(base: Path) -> bool:
+def is_current(at: Layout) -> bool:
     """Whether the installation's index is finished and covers its content as it is now."""
-    lack = lack_of(base)
+    lack = lack_of(at)
     return lack is not None and not lack
 
 
@@ -138,22 +138,22 @@ def unindexed(base: Path, staged: Path, *, besides: Set[str | None]) -> tuple[st
     )
 
 
-def stamp_build_time(base: Path, at: datetime, *, calls: FileCalls = OS_CALLS) -> None:
-    """Set `build_time` of the installation's index to `at`, which is local time; durably.
+def stamp_build_time(at: Layout, moment: datetime, *, calls: FileCalls = OS_CALLS) -> None:
+    """Set `build_time` of the installation's index to the moment, which is local time; durably.
 
     Not before the newest standard where the date is all that it knows of them: it would pass for stale, and
     be built again. Nothing is done where there is no metadata that can be read.
     """
-    index = base / INDEX
+    base, index = at.base, at.vector_index
     metadata = _metadata(index)
     if metadata is None:
         return
     if _known_mtimes(metadata) is None:
         newest = max((mtime for _, mtime in _sources(base, {_STANDARDS})), default=0.0)
-        at = max(at, datetime.fromtimestamp(newest) + timedelta(microseconds=1))
+        moment = max(moment, datetime.fromtimestamp(newest) + timedelta(microseconds=1))
     former = _build_text(metadata)
     zoned = former is not None and former.tzinfo is not None
-    metadata["build_time"] = (at.astimezone(former.tzinfo) if zoned and former else at).isoformat()
+    metadata["build_time"] = (moment.astimezone(former.tzinfo) if zoned and former else moment).isoformat()
     path = index / METADATA
     mode = path.stat().st_mode
     write_durably(path, msgspec.json.format(msgspec.json.encode(metadata), indent=2), calls=calls)

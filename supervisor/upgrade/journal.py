@@ -12,7 +12,14 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState, fold
-from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.durable import (
+    OS_CALLS,
+    FileCalls,
+    Stamp,
+    make_folders,
+    stamp_of,
+    write_durably,
+)
 from mcpkeep.supervisor.upgrade.layout import Layout
 
 __all__ = ["JournalFiles", "ThreadedJournals", "require_session_id"]
@@ -40,6 +47,8 @@ class JournalFiles:
         self._layout = layout
         self._calls = calls
         self._doubtful: set[str] = set()
+        self._ended: dict[str, Stamp] = {}
+        """Those that were read and have ended, as they were then: each has the steps of a whole change."""
 
     def begin(self, begun: Begun) -> None:
         """Make the journal, with its first record. Raises UpgradeFailed where the session has one."""
@@ -92,8 +101,18 @@ class JournalFiles:
 
     def open(self) -> tuple[JournalState, ...]:
         """Those that have not ended, oldest first. Raises UpgradeFailed where one is damaged."""
-        states = (self.read(session_id) for session_id in self.session_ids())
-        found = [state for state in states if state is not None and state.ended is None]
+        found: list[JournalState] = []
+        for session_id in self.session_ids():
+            stamp = stamp_of(self._path(session_id))
+            if stamp is not None and self._ended.get(session_id) == stamp:
+                continue
+            state = self.read(session_id)
+            if state is None:
+                continue
+            if state.ended is None:
+                found.append(state)
+            elif stamp is not None:
+                self._ended[session_id] = stamp
         return tuple(sorted(found, key=lambda state: (state.begun.at, state.begun.session_id)))
 
     @property

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, INDEX, LOCK, OWN, VENV
+from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, LOCK, OWN, VENV
+from mcpkeep.supervisor.workspace import index_folder
 
 __all__ = ["Layout", "find_installation", "standing"]
 
@@ -69,7 +70,8 @@ class Layout(NamedTuple):
 
     @property
     def vector_index(self) -> Path:
-        return self.base / INDEX
+        """Where config.json has it, if that can be followed."""
+        return Path(index_folder(str(self.base), str(self.workspace)))
 
     @property
     def reports(self) -> Path:
@@ -82,6 +84,10 @@ class Layout(NamedTuple):
     def staged(self, session_id: str) -> Path:
         """The installation in it; always by the newest name."""
         return self.staging(session_id) / BASES[0]
+
+    def candidate(self, session_id: str) -> "Layout":
+        """The staging workspace's own."""
+        return Layout(self.staging(session_id), self.staged(session_id))
 
     @property
     def stagings(self) -> Path:

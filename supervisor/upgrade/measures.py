@@ -45,7 +45,7 @@ class LiveValidation:
     def _covers(self) -> bool:
         """Whether the index has what was installed; what was edited since is for the server's watcher."""
         base = self._layout.base
-        lack = lack_of(base)
+        lack = lack_of(self._layout)
         if lack is None:
             return False
         records = ChangeFiles(self._layout, JournalFiles(self._layout)).made.records()

@@ -11,13 +11,14 @@ import anyio.to_thread
 
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS
+from mcpkeep.protocol.upgrade.places import CODE_PARTS, CONTENT_PARTS, SETTINGS
 from mcpkeep.protocol.upgrade.plan import Plan
 from mcpkeep.protocol.upgrade.plan_digest import digest_of
+from mcpkeep.protocol.upgrade.rag_paths import ConfigRefused, read_elsewhere
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.git import Blobs
 from mcpkeep.supervisor.upgrade.layout import Layout
-from mcpkeep.supervisor.upgrade.live_tree import Special, read_local
+from mcpkeep.supervisor.upgrade.live_tree import Special, read_bytes, read_local
 from mcpkeep.supervisor.upgrade.planning import Planning
 from mcpkeep.supervisor.upgrade.repository import (
     NotASource,
@@ -116,8 +117,15 @@ def make_plan(
         installed_version=None if agreed is None else describe(folder, facts, agreed, cache=cache),
         made_at=made_at,
         files=files,
-        warnings=(*tree.warnings, *planning.warnings(files)),
+        warnings=(*tree.warnings, *planning.warnings(files), *_elsewhere(layout)),
     )
+
+
+def _elsewhere(layout: Layout) -> list[str]:
+    try:
+        return read_elsewhere(read_bytes(layout.base, SETTINGS))
+    except (Special, ConfigRefused):
+        return []  # phase 0 tells of it
 
 
 def what_changed(plan: Plan, layout: Layout, *, check: Check = lambda: None) -> tuple[str, ...]:

@@ -200,7 +200,7 @@ class Probe:
 
     async def open(self) -> None:
         """Begin to listen to it."""
-        await self._wire.open()
+        self._wire.open()
 
     async def handshake(self, *, waiting: Heard = _unheard) -> ServerInfo:
         """Open the session. `waiting` takes its last line of stderr, whenever that has changed.

@@ -19,7 +19,17 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import RECORDS
 from mcpkeep.protocol.upgrade.plan import Decision
 from mcpkeep.protocol.upgrade.probation import Probation
-from mcpkeep.protocol.upgrade.record_texts import append_entry, log_entry, put_section, version_text
+from mcpkeep.protocol.upgrade.record_texts import (
+    append_entry,
+    log_entry,
+    put_section,
+    rollback_entry,
+    rollback_section,
+    tells_rollback,
+    version_text,
+)
+from mcpkeep.protocol.upgrade.report import history_line
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders, remove_file, write_durably
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
 from mcpkeep.supervisor.upgrade.git_commit import commit_paths
@@ -84,6 +94,23 @@ class RecordFiles:
         base = self._layout.base
         self._write(base / LOG, append_entry(_read(base / LOG), log_entry))
         self._write(base / SUMMARY, put_section(_read(base / SUMMARY), summary))
+
+    def record_rollback(self, report: RollbackReport, *, reason: str) -> None:
+        """Leave every record of a rollback that is not there yet, `reason` in the history.
+
+        May be repeated: one that was cut short, here or by whoever began the rollback, leaves each once.
+        """
+        told = tells_rollback(_read(self._layout.base / LOG), since=report.started_at)
+        self.write_records(log_entry="" if told else rollback_entry(report), summary=rollback_section(report))
+        self.report_rollback(report)
+        if not any(line.get("session_id") == report.session_id for line in self.history()):
+            self.log_line({**history_line(report), "reason": reason})
+
+    def report_rollback(self, report: RollbackReport) -> None:
+        """Write the report of a rollback, failed or not, unless it has one. May be repeated."""
+        reports = self._layout.reports.glob("upgrade-summary-*-rollback*.md")
+        if not any(report.identity in _decode(_bytes(path)) for path in reports):
+            self.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
 
     def latest(self) -> tuple[str, str] | None:
         """The newest summary: its path relative to the workspace, and its text."""

@@ -8,6 +8,7 @@ it did not want what stood there. Each part may be cut short anywhere, and is do
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,12 +18,14 @@ from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
 from mcpkeep.protocol.upgrade.places import RECORDS, SERVER_STATE
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.baseline import exchange_baseline, settle_baseline
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import JournalFiles
 from mcpkeep.supervisor.upgrade.lock import HeldLock
+from mcpkeep.supervisor.upgrade.release_store import read_release
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
@@ -56,15 +59,17 @@ def recover(
     *,
     first: Callable[[], None] = lambda: None,
     log_line: Callable[[Mapping[str, object]], None] = lambda _line: None,
+    record: Callable[[RollbackReport, str], None] = lambda _report, _reason: None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     calls: FileCalls = OS_CALLS,
 ) -> Recovered:
     """Bring the installation to one whole version; nothing where a living process holds the lock.
 
-    `first` mends what no journal tells of, under the lock; `log_line` takes what the history is to say of a
-    session that ends here, once more where that is cut short.
+    `first` mends what no journal tells of, under the lock; `record` takes the report of a rollback that ends
+    here, and why it is made, and `log_line` what the history is to say of a session that ends here: each
+    perhaps not for the first time.
     """
-    return _Recovery(changes, journals, lock, first, log_line, now, calls).run()
+    return _Recovery(changes, journals, lock, first, log_line, record, now, calls).run()
 
 
 class _Recovery:
@@ -75,6 +80,7 @@ class _Recovery:
         lock: HeldLock,
         first: Callable[[], None],
         log_line: Callable[[Mapping[str, object]], None],
+        record: Callable[[RollbackReport, str], None],
         now: Callable[[], datetime],
         calls: FileCalls,
     ) -> None:
@@ -83,6 +89,7 @@ class _Recovery:
         self._lock = lock
         self._mend = first
         self._log_line = log_line
+        self._record = record
         self._now = now
         self._calls = calls
         self._said: list[str] = []
@@ -196,8 +203,7 @@ class _Recovery:
         session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
         prepared = self._changes.order(session_id)
         if state.committed and (self._has_record(session_id) or (whole and self._changes.made.forgetting)):
-            self._conclude(prepared, whole=whole)
-            self._end(state, "completed", f"rollback {session_id!r} was complete")
+            self._conclude(state, prepared, f"rollback {session_id!r} was complete", whole=whole)
             return
         to = self._target(state, prepared)
         self._changes.undo(session_id)
@@ -208,13 +214,13 @@ class _Recovery:
             stayed = self._changes.swap_rest(order)
         except UpgradeFailed as e:
             self._changes.undo(session_id)
-            self._end(
-                state, "failed", f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
-            )
+            said = f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
+            stands = self._changes.layout.current_release()
+            self._report(state, stands, stands or "unknown", said, failure=f"{said}; {e.remediation}")
+            self._end(state, "failed", said)
             return
-        self._conclude(order, whole=whole)
         said = f"rollback {session_id!r} was interrupted, and finished: release {order.to_release!r}"
-        self._end(state, "completed", said, (*aside, *stayed))
+        self._conclude(state, order, said, (*aside, *stayed), whole=whole)
 
     def _target(self, state: JournalState, prepared: ChangeOrder | None) -> str | None:
         """What was asked for; where no change knows it, where that had led to."""
@@ -223,6 +229,7 @@ class _Recovery:
         if not isinstance(to, str) or state.begun.options.get("restore"):
             return to if isinstance(to, str) else None
         known = any(to in (record.from_release, record.backup_id) for record in self._changes.made.records())
+        known = known or os.path.isdir(self._changes.layout.backups / to)
         return to if known or default is None else default
 
     def _planned(self, session_id: str, to: str | None) -> tuple[ChangeOrder, tuple[str, ...]]:
@@ -241,12 +248,66 @@ class _Recovery:
         order = plan_restored(self._changes, session_id, release, done.carried_over)
         return order, tuple(done.kept_aside)
 
-    def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
+    def _conclude(
+        self,
+        state: JournalState,
+        order: ChangeOrder | None,
+        said: str,
+        stayed: tuple[str, ...] = (),
+        *,
+        whole: bool,
+    ) -> None:
         if order is not None:
             self._gone_back += order.undoes
             exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+            self._report(state, order.from_release, order.to_release, said, order=order, whole=whole)
         if whole:
             self._changes.made.forget()
+        self._end(state, "completed", said, stayed)
+
+    def _report(
+        self,
+        state: JournalState,
+        former: str | None,
+        release: str,
+        said: str,
+        *,
+        order: ChangeOrder | None = None,
+        whole: bool = False,
+        failure: str = "",
+    ) -> None:
+        """Leave the records that one that was not interrupted leaves; where they cannot be, it is told."""
+        at, begun = self._changes.layout, state.begun
+        version: str | None = None
+        with suppress(UpgradeFailed):
+            version = read_release(at, release).version
+        restored = () if order is None or whole else (*order.written, *order.removed)
+        merged = order.merged if order is not None else ()
+        conflicts = at.conflicts(begun.session_id)
+        aside = {
+            path.relative_to(conflicts).as_posix().removeprefix("late/"): path.relative_to(at.base).as_posix()
+            for path in sorted(conflicts.rglob("*"))
+            if path.is_symlink() or not path.is_dir()
+        }
+        report = RollbackReport(
+            session_id=begun.session_id,
+            by=begun.by,
+            from_release=former,
+            to_release=release,
+            to_version=version,
+            started_at=begun.at,
+            ended_at=max(self._now(), begun.at),
+            restored=tuple(sorted({*restored} - {*merged})),
+            merged=merged,
+            kept=order.kept if order is not None else (),
+            kept_aside=aside,
+            warnings=() if failure else (said,),
+            failure=failure,
+        )
+        try:
+            self._record(report, said)
+        except (UpgradeFailed, OSError) as e:
+            self._said.append(f"the records of rollback {begun.session_id!r} could not be written: {e}")
 
     def _end(self, state: JournalState, outcome: Outcome, said: str, stayed: tuple[str, ...] = ()) -> None:
         session_id = state.begun.session_id

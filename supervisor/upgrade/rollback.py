@@ -17,11 +17,16 @@ from mcpkeep.protocol.upgrade.rollback import (
     decide_return,
     find_way_back,
     order_restored,
+    resolve_target,
     touched,
 )
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
+from mcpkeep.supervisor.upgrade.backup_way import installed_file, way_to_backup
+from mcpkeep.supervisor.upgrade.baseline import BASELINE
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
+from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.removal import remove_tree
@@ -48,7 +53,7 @@ def plan_rollback(
             `backup_id`), or a file cannot be read or written.
     """
     require_session_id(session_id)
-    way = find_way_back(changes.made.records(), to)
+    way = _find_way(changes, to)
     try:
         return _stage(changes, session_id, way, calls)
     except OSError as e:
@@ -56,6 +61,17 @@ def plan_rollback(
             f"the way back cannot be staged: {e.strerror}" + (f" ({e.filename})" if e.filename else ""),
             remediation="look after the disk: room, permissions, health; then try again",
         ) from e
+
+
+def _find_way(changes: ChangeFiles, to: str | None) -> WayBack:
+    records = changes.made.records()
+    try:
+        return find_way_back(records, to)
+    except UpgradeFailed:
+        target = resolve_target(records, BackupFiles(changes.layout).backups(), to)
+        if target.merges:
+            return way_to_backup(changes.layout, target.backup_id or "")
+        return find_way_back(records, target.to)
 
 
 def plan_restored(
@@ -85,7 +101,7 @@ def plan_restored(
         if sha is not None and digest(at.base / path) == sha:
             left[path] = sha
     undoes = [record.session_id for record in records]
-    return order_restored(session_id, former, release, left=left, undoes=undoes)
+    return order_restored(session_id, former, release, carried_over=carried_over, left=left, undoes=undoes)
 
 
 def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
@@ -101,15 +117,22 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     staged, conflicts = at.staged(session_id), at.conflicts(session_id)
     remove_tree(at.staging(session_id), calls=calls)
     make_missing(staged, calls=calls)
+    undoes = [record.session_id for record in way.changes]
+    if way.to_backup:
+        taken = way.changes[0].at
+        undoes = [record.session_id for record in changes.made.records() if record.at > taken]
+        if way.release != way.changes[-1].to_release:
+            make_missing(at.staging(session_id) / BASELINE, calls=calls)  # which it was is not known
     by_path: dict[Return, list[str]] = {act: [] for act in Return}
     expected: dict[str, str | None] = {}
     aside: dict[str, str] = {}
     folders: set[Path] = set()
     for path, spans in touched(way).items():
-        outcome = _decide(changes, way, path, spans)
+        stands = digest(at.base / path)
+        outcome = _decide(at, way, path, spans, stands)
         by_path[outcome.act].append(path)
         if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
-            expected[path] = digest(at.base / path)
+            expected[path] = stands
         if outcome.source is not None:
             # What is staged is brought to the disk as any change's is, when it is prepared.
             _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
@@ -119,6 +142,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             aside[path] = (conflicts / path).relative_to(at.base).as_posix()
     sync_folders(folders, calls=calls)
     merged, restored = by_path[Return.MERGE], by_path[Return.RESTORE] + by_path[Return.REMOVE]
+    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
     order = ChangeOrder(
         session_id=session_id,
         kind="rollback",
@@ -129,17 +153,16 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         removed=tuple(by_path[Return.REMOVE]),
         expected=expected,
         swap_index=any(record.swapped_index for record in way.changes),
-        undoes=tuple(record.session_id for record in way.changes),
+        undoes=tuple(undoes),
+        merged=tuple(merged),
+        kept=tuple(kept),
     )
-    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
     return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 
 
-def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ...]) -> _Outcome:
+def _decide(at: Layout, way: WayBack, path: str, spans: tuple[Span, ...], ours: str | None) -> _Outcome:
     """Go back over the changes of one file, newest first, each from what the one before it came to."""
-    live = changes.layout.base / path
-    outcome = _Outcome(Return.NOTHING, live)
-    ours = digest(live)
+    outcome = _Outcome(Return.NOTHING, at.base / path)
     for span in spans:
         act = decide_return(span.base, ours, span.theirs)
         if act is Return.NOTHING:
@@ -149,13 +172,15 @@ def _decide(changes: ChangeFiles, way: WayBack, path: str, spans: tuple[Span, ..
         if act is Return.REMOVE:
             outcome, ours = _Outcome(Return.REMOVE), None
             continue
-        theirs = _former(changes, way, path, span)
+        theirs = _former(at, way, path, span)
         if act is Return.RESTORE:
             outcome, ours = _Outcome(Return.RESTORE, theirs), span.theirs
             continue
         merged: bytes | None = None
         if act is Return.MERGE:
-            base = changes.layout.change(span.base_session) / "new" / path
+            base = at.change(span.base_session) / "new" / path
+            if way.to_backup:
+                base = installed_file(at, path)
             assert outcome.source is not None
             merged = _merge(base, outcome.source, theirs, path)
         if merged is None:
@@ -173,9 +198,8 @@ def _merge(base: Path, ours: Path | bytes, theirs: Path, path: str) -> bytes | N
     return merge_bytes(read_bytes(base), mine, read_bytes(theirs), path=path)
 
 
-def _former(changes: ChangeFiles, way: WayBack, path: str, span: Span) -> Path:
+def _former(at: Layout, way: WayBack, path: str, span: Span) -> Path:
     """The file with the former bytes: the old inode, or the backup's copy where that was lost."""
-    at = changes.layout
     old = at.change(span.theirs_session) / "old" / path
     if os.path.lexists(old):
         return old

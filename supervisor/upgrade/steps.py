@@ -100,8 +100,9 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
     at = _places(step, standing(base))
     rule = next_move_back if back else next_move
     touched: set[Path] = set()
+    stand = {place: _identity(path) for place, path in at.items()}
     while True:
-        found = Found(*(_identity(at[place]) if place in at else None for place in Place))
+        found = Found(*(stand.get(place) for place in Place))
         if found.live == _FOLDER:
             if not back:
                 raise IsADirectoryError(errno.EISDIR, "a folder stands where a file is to be", str(step.path))
@@ -113,10 +114,12 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
             case Unlink():
                 calls.unlink(at[move.place])
                 touched.add(at[move.place].parent)
-                continue
+                stand[move.place] = None
             case Rename():
                 touched |= make_missing(at[move.target].parent, calls=calls)
                 calls.rename(at[move.source], at[move.target])
+                touched |= {at[move.source].parent, at[move.target].parent}
+                stand[move.source], stand[move.target] = None, _identity(at[move.target])
             case Link():
                 touched |= make_missing(at[move.target].parent, calls=calls)
                 try:
@@ -126,11 +129,15 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
                     if e.errno not in NO_LINKS and not (back and e.errno in _FULL):
                         raise
                     calls.rename(at[move.source], at[move.target])
+                    stand[move.source] = None
+                stand[move.target] = _identity(at[move.target])
                 # The live one is replaced next: not before its other name is sure to outlast a power loss.
                 calls.fsync_folder(at[move.target].parent)
+                touched |= {at[move.source].parent, at[move.target].parent}
             case _:
                 assert_never(move)
-        touched |= {at[move.source].parent, at[move.target].parent}
+        # The user may save it at any moment, and what was moved may be that; the rest is the step's own.
+        stand[Place.LIVE] = _identity(at[Place.LIVE])
 
 
 def _set_aside(step: PutFile | TakeFile, at: dict[Place, Path], calls: FileCalls) -> set[Path]:

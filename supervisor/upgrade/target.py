@@ -15,14 +15,16 @@ import anyio.to_thread
 from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import Problem, TargetFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import BACKUPS, PARTS
+from mcpkeep.protocol.upgrade.places import BACKUPS, PARTS, SETTINGS
+from mcpkeep.protocol.upgrade.rag_paths import ConfigRefused, read_rag
 from mcpkeep.supervisor.upgrade.copying import walk
 from mcpkeep.supervisor.upgrade.installer import folder_requirements, installed_version
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.live_tree import Special, read_bytes
 from mcpkeep.supervisor.upgrade.python import runs_from
 from mcpkeep.supervisor.upgrade.release_store import read_release, release_ids
 from mcpkeep.supervisor.upgrade.venv import folder_bytes
-from mcpkeep.supervisor.workspace import server_words
+from mcpkeep.supervisor.workspace import require_index, server_words
 
 __all__ = ["InstalledTarget"]
 
@@ -43,7 +45,7 @@ class InstalledTarget:
 
 
 def _inspect(layout: Layout, free: Callable[[Path], int]) -> TargetFacts:
-    problems = [*_structure(layout), *_file_system(layout)]
+    problems = [*_structure(layout), *_file_system(layout), *_settings(layout)]
     command = _command(layout, problems)
     content = sum(os.lstat(f"{layout.base}/{path}").st_size for path in walk(layout.base, content=True).files)
     venv = os.path.realpath(layout.venv)
@@ -149,6 +151,16 @@ def _file_system(layout: Layout) -> list[Problem]:
     if not os.access(layout.base, os.W_OK | os.X_OK):
         problems.append(Problem(f"{str(layout.base)!r} cannot be written", "change its permissions"))
     return problems
+
+
+def _settings(layout: Layout) -> list[Problem]:
+    try:
+        with suppress(Special):
+            read_rag(read_bytes(layout.base, SETTINGS))
+        require_index(str(layout.base), str(layout.workspace))
+    except ConfigRefused as refused:
+        return [Problem(str(refused), refused.remedy)]
+    return []
 
 
 def _elsewhere(text: str) -> Problem:

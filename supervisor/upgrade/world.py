@@ -26,6 +26,7 @@ from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.post_install import POST_INSTALL, PostInstall
 from mcpkeep.protocol.upgrade.proof import SmokeTest
 from mcpkeep.protocol.upgrade.request import LOOKS, UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.adoption import repair_venv
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
@@ -80,19 +81,27 @@ def make_parts(layout: Layout) -> UpgradeParts:
 
 def recover_installation(parts: UpgradeParts) -> Recovered:
     """Bring the installation to one whole version, before any server of it is started."""
-    records = RecordFiles(parts.layout, now=_now)
 
     def mend() -> None:
         repair_venv(parts.changes.layout)
         BackupFiles(parts.changes.layout).recover()
 
+    def records() -> RecordFiles:
+        return RecordFiles(parts.changes.layout, now=_now)  # taking an upgrade back may rename the folder
+
     def log_line(line: Mapping[str, object]) -> None:
         # Where it had been told already, as of one that was being closed, once is enough.
         with suppress(OSError, UpgradeFailed):
-            if not any(told.get("session_id") == line["session_id"] for told in records.history()):
-                records.log_line(line)
+            if not any(told.get("session_id") == line["session_id"] for told in records().history()):
+                records().log_line(line)
 
-    return recover(parts.changes, parts.journals, parts.lock, first=mend, log_line=log_line)
+    def record(report: RollbackReport, reason: str) -> None:
+        if report.failure:
+            records().report_rollback(report)
+        else:
+            records().record_rollback(report, reason=reason)
+
+    return recover(parts.changes, parts.journals, parts.lock, first=mend, log_line=log_line, record=record)
 
 
 def read_settings(upgrade: Upgrade) -> UpgradeSettings:

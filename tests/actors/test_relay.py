@@ -15,8 +15,9 @@ from anyio.lowlevel import checkpoint
 from msgspec import Raw
 from trio.testing import MockClock
 
-from mcpkeep.actors.relay import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayActor, RequestFailed
+from mcpkeep.actors.relay import RelayActor, RequestFailed
 from mcpkeep.actors.toolbox import Progress, Toolbox
+from mcpkeep.actors.wires import BACKLOG, FLOODED, HELD_LIMIT, HIGH_WATER, RelayWires
 from mcpkeep.protocol.relay.health import HealthSettings
 from mcpkeep.protocol.relay.output import Logged
 from mcpkeep.protocol.relay.relay import Relay, RelaySettings
@@ -106,7 +107,7 @@ class FakeWire:
 
 
 class World:
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, unattended: bool = False, **settings: Any) -> None:
         settings.setdefault("health", HealthSettings(after_idle=0))
         self.reports: list[RelayReport] = []
         self.logs: list[Logged] = []
@@ -114,37 +115,35 @@ class World:
         self.client = FakeWire()
         self.wires: dict[int, FakeWire] = {}
         self.relay = Relay(own_tools=(KEEP,), settings=RelaySettings(**settings), own_prefix="keep/")
-        self.actor = RelayActor(
-            self.relay,
-            report=self.reports.append,
-            log=self.logs.append,
-            client_gone=self._client_gone,
-            clock=lambda: anyio.current_time(),
-            max_message=100_000,
+        self.ends = RelayWires(
+            self.relay, log=self.logs.append, clock=lambda: anyio.current_time(), max_message=100_000
         )
-        self.actor.connect_client(self.client)
+        self.actor = RelayActor(self.ends, report=self.reports.append, client_gone=self._client_gone)
+        if not unattended:
+            self.ends.attend(self.actor)
+        self.ends.connect_client(self.client)
 
     def _client_gone(self) -> None:
         self.gone += 1
 
     def connect(self, generation: int) -> FakeWire:
         wire = self.wires[generation] = FakeWire()
-        self.actor.connect(generation, wire)
+        self.ends.connect(generation, wire)
         return wire
 
     def attach(self, generation: int) -> FakeWire:
         wire = self.connect(generation)
-        self.actor.order(ChildAttached(generation))
+        self.ends.order(ChildAttached(generation))
         return wire
 
     def say(self, *messages: Json) -> None:
-        self.actor.client_data(b"".join(map(line, messages)))
+        self.ends.client_data(b"".join(map(line, messages)))
 
     def child(self, generation: int, *messages: Json) -> None:
-        self.actor.child_data(generation, b"".join(map(line, messages)))
+        self.ends.child_data(generation, b"".join(map(line, messages)))
 
     def exit(self, generation: int) -> None:
-        self.actor.order(ChildExited(generation, KILLED, self.wires[generation].accepted))
+        self.ends.order(ChildExited(generation, KILLED, self.wires[generation].accepted))
 
     def opened(self) -> "World":
         self.attach(1)
@@ -191,25 +190,25 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_an_unchanged_message_goes_on_as_the_bytes_it_came_as() -> None:
     world = World().opened()
     odd = b'{ "id":1.5e0 , "jsonrpc":"2.0", "method":"x"}\n'
-    world.actor.client_data(odd)
-    assert world.client.messages()[0]["error"]["code"] == -32700
+    world.ends.client_data(odd)
+    assert world.client.messages()[0]["error"]["code"] == -32600
     odd = '{ "method" : "custom",\t"id":"é\u2028","jsonrpc":"2.0","extra":[1, 2] }\n'.encode()
     for at in range(len(odd)):
-        world.actor.client_data(odd[at : at + 1])
+        world.ends.client_data(odd[at : at + 1])
     assert world.wires[1].taken == odd
 
 
 async def test_the_end_of_the_clients_stream_is_told_after_its_last_line() -> None:
     world = World().opened()
-    world.actor.client_data(line(call(1))[:-1])
+    world.ends.client_data(line(call(1))[:-1])
     assert world.wires[1].messages() == []
-    world.actor.client_eof()
+    world.ends.client_eof()
     assert world.wires[1].messages() == [call(1)] and world.gone == 1
 
 
 async def test_a_client_that_broke_off_is_told_too() -> None:
     world = World()
-    world.actor.client_broken()
+    world.ends.client_broken()
     assert world.gone == 1
 
 
@@ -219,7 +218,7 @@ async def test_what_a_child_writes_before_it_is_announced_is_not_lost() -> None:
     wire = world.connect(1)
     world.child(1, request(7, "ping"))
     assert (wire.messages(), world.client.messages()) == ([], [])
-    world.actor.order(ChildAttached(1))
+    world.ends.order(ChildAttached(1))
     assert wire.messages() == [initialize(), result(7)]
 
 
@@ -230,7 +229,7 @@ async def test_a_child_that_floods_before_it_is_announced_is_not_read_on() -> No
     for _ in range(2 * HIGH_WATER // 1000):
         if not wire.paused:
             world.child(1, log)
-    world.actor.order(ChildAttached(1))
+    world.ends.order(ChildAttached(1))
     assert wire.moves == ["pause", "resume"]
     assert HIGH_WATER < len(world.client.taken) < HIGH_WATER + 3000
 
@@ -238,12 +237,35 @@ async def test_a_child_that_floods_before_it_is_announced_is_not_read_on() -> No
 async def test_what_a_dead_child_wrote_last_is_read_before_its_end_counts() -> None:
     world = World().opened()
     world.say(call(1))
-    world.actor.child_data(1, line(result(1))[:-1])
+    world.ends.child_data(1, line(result(1))[:-1])
     world.exit(1)
     assert world.client.messages() == [result(1)]
     world.child(1, result(1))
-    world.actor.child_eof(1)
+    world.ends.child_eof(1)
     assert world.client.messages() == []
+
+
+async def test_what_comes_before_the_attendant_is_kept_for_it_in_order() -> None:
+    world = World(unattended=True)
+    wire = world.attach(1)
+    world.say(initialize())
+    world.child(1, result(0, initialized()))
+    world.say(notice("notifications/initialized"), call(1, name=KEEP.name))
+    world.ends.client_eof()
+    assert [message.get("id") for message in world.client.messages()] == [0]
+    wire.messages()
+    assert (world.reports, world.gone) == ([], 0)
+    world.ends.attend(world.actor)
+    assert (world.reports, world.gone) == ([ChildReady(1)], 1)
+    async with running(world, done):
+        await until(lambda: world.client.taken)
+    assert [message["id"] for message in world.client.messages()] == [1]
+
+
+async def test_a_child_attached_before_its_actor_was_there_is_not_opened_twice() -> None:
+    world = World().opened()
+    world.ends.order(ChildAttached(1))
+    assert (world.wires[1].messages(), world.reports) == ([], [ChildReady(1)])
 
 
 # Back pressure
@@ -264,7 +286,7 @@ async def test_children_are_not_read_while_the_client_does_not_take_answers_nor_
             world.say({"jsonrpc": "2.0", "id": f"{number:050000}", "method": "ping"})
     assert FLOODED < world.client.queued < FLOODED + 60_000
     world.client.drain()
-    world.actor.client_writable()
+    world.ends.client_writable()
     assert not (world.client.paused or world.wires[1].paused or world.wires[2].paused)
 
 
@@ -279,7 +301,7 @@ async def test_the_client_is_not_read_while_its_child_does_not_take_requests() -
     assert BACKLOG < world.wires[1].queued < BACKLOG + 60_000
     assert not world.wires[1].paused, "its answers are still read"
     world.wires[1].drain()
-    world.actor.child_writable(1)
+    world.ends.child_writable(1)
     assert not world.client.paused
 
 
@@ -299,7 +321,7 @@ async def test_the_client_is_read_again_when_another_child_takes_the_place_of_th
     opening = world.attach(2).messages()[0]
     assert world.client.paused
     world.child(2, result(opening["id"], initialized()))
-    world.actor.order(ChildPromoted(2))
+    world.ends.order(ChildPromoted(2))
     assert not world.client.paused
 
 
@@ -363,7 +385,7 @@ async def test_a_child_that_closes_a_pipe_and_lives_on_is_reported_after_a_grace
     world = World().opened()
     async with running(world, done):
         world.reports.clear()
-        world.actor.child_eof(1)
+        world.ends.child_eof(1)
         await until(lambda: world.reports)
     assert world.reports == [ChildWedged(1, "it closed its stdout and lives on")]
 
@@ -373,8 +395,8 @@ async def test_a_child_that_ends_after_closing_its_pipes_is_not_reported() -> No
     world = World().opened()
     async with running(world, done):
         world.reports.clear()
-        world.actor.child_eof(1)
-        world.actor.child_broken(1)
+        world.ends.child_eof(1)
+        world.ends.child_broken(1)
         world.exit(1)
         await anyio.sleep(5)
     assert world.reports == []
@@ -476,7 +498,7 @@ async def test_an_error_in_a_tool_becomes_a_refusal_that_names_the_log() -> None
 
 async def test_a_notice_reaches_a_client_that_listens() -> None:
     world = World().opened()
-    world.actor.notice("warning", "look out")
+    world.ends.notice("warning", "look out")
     assert world.client.messages() == [
         notice("notifications/message", {"level": "warning", "logger": "mcpkeep", "data": "look out"})
     ]
@@ -557,15 +579,15 @@ async def test_garbage_in_both_directions_leaves_the_client_with_valid_lines(see
             size = chance.choice([1, 2, 7, 100, 65536])
             size = size if len(data) < 5000 else 65536
             if from_client:
-                world.actor.client_data(data[:size])
+                world.ends.client_data(data[:size])
             else:
-                world.actor.child_data(generation, data[:size])
+                world.ends.child_data(generation, data[:size])
             data = data[size:]
         if chance.random() < 0.1:
             world.exit(generation)
             generation += 1
             world.attach(generation)
-    world.actor.client_eof()
+    world.ends.client_eof()
     for message in world.client.messages():
         assert isinstance(message, dict) and message["jsonrpc"] == "2.0"
         assert "method" in message or "result" in message or "error" in message
@@ -579,7 +601,7 @@ async def test_a_flood_of_lines_too_long_to_read_an_id_from_is_reported_once() -
     world = World().opened()
     world.reports.clear()
     for _ in range(5):
-        world.actor.child_data(1, b'{"jsonrpc":"2.0","result":"' + b"x" * 100_000 + b'"}\n')
+        world.ends.child_data(1, b'{"jsonrpc":"2.0","result":"' + b"x" * 100_000 + b'"}\n')
     assert [type(report) for report in world.reports] == [ChildWedged]
 
 
@@ -630,7 +652,7 @@ def die(world: World, id_: str) -> None:
 
 
 def be_frozen(world: World, id_: str) -> None:
-    world.actor.order(ChildFrozen(1, 0))
+    world.ends.order(ChildFrozen(1, 0))
 
 
 def answer_too_much(world: World, id_: str) -> None:
@@ -665,7 +687,7 @@ async def test_a_prepared_child_is_asked_beside_the_serving_one() -> None:
     answers: list[object] = []
     async with running(world, done) as tasks:
         world.connect(2)
-        world.actor.order(ChildAttached(2, beside=True))
+        world.ends.order(ChildAttached(2, beside=True))
         opening = await asked(world.wires[2])
         await ask(world, answers, generation=2)
         assert answers == ["tools/list failed: no MCP server is up that has a session with a client"]

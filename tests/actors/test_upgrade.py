@@ -168,8 +168,9 @@ async def test_an_upgrade_does_its_phases_in_order_and_leaves_nothing_open() -> 
         "contents.apply",
         "records.stage",
         "candidates.prove",
-        "changes.prepare",
+        "changes.prepare_first",
         "changes.swap_first",
+        "changes.prepare_rest",
         "changes.swap_rest",
         "validation.measure",
         "contents.renew_baseline",
@@ -403,8 +404,9 @@ UNTOUCHED = [
     "contents.unindexed",
     "contents.verify_staged",
     "contents.expected",
-    "changes.prepare",
+    "changes.prepare_first",
     "changes.swap_first",
+    "changes.prepare_rest",
     "changes.swap_rest",
     "records.write_validation",
     "validation.measure",
@@ -542,6 +544,24 @@ async def test_a_proof_that_fails_names_the_test_and_the_new_server_never_serves
     require_untouched(fakes)
 
 
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            FileNotFoundError(2, "gone", "/w"),
+            "if the workspace was moved or removed, restart mcpkeep where it is now; else "
+            "mend that, and try again",
+        ),
+        (PermissionError(13, "gone", "/w"), "mend that, and try again"),
+    ],
+)
+async def test_a_file_that_is_not_there_makes_us_ask_for_the_workspace(error: OSError, remedy: str) -> None:
+    fakes = FakeWorld()
+    fakes.failing["contents.apply"] = error
+    async with running(fakes) as run:
+        assert await run.ask(RUN) == Refused("the system refused it: gone ('/w')", remedy)
+
+
 async def test_a_part_that_breaks_by_a_bug_of_its_own_ends_the_work_clean() -> None:
     fakes = FakeWorld()
     fakes.failing["contents.apply"] = RuntimeError("a bug")
@@ -654,7 +674,7 @@ async def test_what_changed_while_the_new_server_was_proven_stops_the_commit(whi
         setattr(fakes, which, ("standards/development/x.md",))
         answer = await run.phase(3)
         assert isinstance(answer, Refused) and "standards/development/x.md" in answer.reason
-        assert "changes.prepare" not in fakes.log
+        assert "changes.prepare_first" not in fakes.log
         setattr(fakes, which, ())
         assert isinstance(await run.phase(3), PhaseMeasured)
 
@@ -704,7 +724,16 @@ async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_holds_nothing()
     require_untouched(fakes)
 
 
-@pytest.mark.parametrize("name", ["changes.plan_rollback", "changes.prepare", "live.start", "live.promote"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "changes.plan_rollback",
+        "changes.prepare_first",
+        "changes.prepare_rest",
+        "live.start",
+        "live.promote",
+    ],
+)
 async def test_a_rollback_that_fails_leaves_the_version_that_served(name: str) -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:

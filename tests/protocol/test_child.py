@@ -409,6 +409,8 @@ def test_a_status_tells_what_is_wanted_what_is_and_what_comes() -> None:
         candidate=None,
         leaving=(),
     )
+    status = child_status(Life().play(StartChild(), spawned(1)).child, 107.5)
+    assert (status.state, status.ready, status.uptime, status.starting) == (ChildState.UP, False, 7.5, 7.5)
 
 
 # The whole product.

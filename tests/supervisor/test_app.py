@@ -9,6 +9,7 @@ import pytest
 from mcpkeep.protocol.config import Child, Limits, Log, Settings, Watch
 from mcpkeep.protocol.errors import ConfigError
 from mcpkeep.supervisor.options import RunOptions, gather_options
+from tests.benchmarks.line import environment
 
 
 def mcpkeep(*words: str, cwd: Path, **environ: str) -> tuple[int, str, str]:
@@ -116,6 +117,16 @@ def test_the_command_line_is_read_before_anything_heavy_is_imported(tmp_path: Pa
     }
     assert heavy & set(ended.stdout.split()) == set(), ended.stderr
     assert "mcpkeep.supervisor.options" in ended.stdout
+
+
+def test_what_serves_first_needs_neither_anyio_nor_an_actor() -> None:
+    script = "import sys; import mcpkeep.supervisor.serve; print(*sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    imported = set(ended.stdout.split())
+    assert {"anyio", "psutil", "mcpkeep.actors.actor"} & imported == set(), ended.stderr
+    assert "mcpkeep.actors.wires" in imported
 
 
 def options_of(*words: str, cwd: Path, **environ: str) -> RunOptions:

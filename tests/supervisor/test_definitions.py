@@ -325,6 +325,20 @@ def test_a_place_that_is_a_link_out_of_the_workspace_is_told(
     assert names(definitions) == {PLACE: f"{PLACE}: is a link that leads out of the workspace"}
 
 
+def test_names_in_capitals_are_read_and_what_an_editor_hides_is_not(
+    near: Path, definitions: Definitions
+) -> None:
+    phase = write(near / "flow") / "phases" / "1"
+    (phase / "task-1-go.md").rename(phase / "TASK-1-go.MD")
+    (phase / "gate-definition.yaml").rename(phase / "GATE-DEFINITION.YAML")
+    (phase / ".#phase.md").symlink_to("somebody@somewhere.4711:1700000000")
+    found = definitions.get("flow").phases[0]
+    assert (found.gate is not None, [task.file for task in phase_tasks(found)]) == (
+        True,
+        ["phases/1/TASK-1-go.MD"],
+    )
+
+
 def test_a_pipe_in_place_of_a_file_does_not_make_anything_wait(near: Path, definitions: Definitions) -> None:
     flow = write(near / "flow")
     os.mkfifo(flow / "phases" / "1" / "task-2-wait.md")

@@ -204,6 +204,18 @@ def test_a_log_folder_that_vanishes_is_made_anew(tmp_path: Path) -> None:
     assert file.read_text().endswith("] after\n")
 
 
+def test_a_log_folder_that_vanishes_with_what_is_above_it_is_not_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "workspace/logs/m.log"
+    with logging_to(file=file) as running:
+        log.info("before")
+        while not text_of(file):
+            os.sched_yield()
+        (tmp_path / "workspace").rename(tmp_path / "away")
+        log.info("after")
+    assert running.dropped == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["away"]
+
+
 def test_a_full_disk_loses_records_and_the_next_ones_are_whole_lines(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the kernel cuts the write in the same way."""
     file = tmp_path / "m.log"

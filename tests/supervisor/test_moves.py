@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.request import GetReport
 from mcpkeep.supervisor.control import Attending, ask_holder, serve_control, socket_path
 from mcpkeep.supervisor.moves import Moves, follow_holder
-from mcpkeep.supervisor.upgrade.following import RETRIES, FollowingServer
+from mcpkeep.supervisor.upgrade.following import AGAIN, RETRIES, FollowingServer
 from mcpkeep.supervisor.upgrade.layout import Layout
 from tests.supervisor.test_control import LIMIT, quiet, report
 
@@ -273,6 +274,14 @@ async def test_a_server_that_cannot_follow_is_given_up_and_that_is_told(layout: 
 
 # The search for a holder
 
+FAKE_TIME = pytest.mark.parametrize(
+    "anyio_backend", [("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})], ids=["trio"]
+)
+
+
+async def follow(window: FollowingServer) -> None:
+    await window.follow(holds=lambda: False)
+
 
 async def test_a_holder_that_cannot_be_followed_is_left_alone(
     layout: Layout, caplog: pytest.LogCaptureFixture
@@ -280,8 +289,11 @@ async def test_a_holder_that_cannot_be_followed_is_left_alone(
     async with holding(layout.own, None) as path:
         with pytest.raises(ControlError, match="nobody can be followed here"):
             await Window(path).follow()
-        await following(layout, Server("r1"), []).follow(holds=lambda: False)
-    assert "are not followed: nobody can be followed here" in caplog.text
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow, following(layout, Server("r1"), []))
+            while "are not followed: nobody can be followed here" not in caplog.text:
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
 
 
 async def test_an_earlier_version_of_mcpkeep_refuses_what_it_does_not_know(layout: Layout) -> None:
@@ -319,14 +331,42 @@ async def test_after_one_holder_the_next_is_followed(layout: Layout) -> None:
     assert server.done[0] == "r1" and server.done[-1] == "r2"
 
 
-@pytest.mark.parametrize(
-    "anyio_backend", [("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})], ids=["trio"]
-)
-async def test_with_no_holder_to_be_found_the_search_ends(
+@FAKE_TIME
+async def test_with_no_holder_to_be_found_the_search_goes_on_three_times_a_minute(
     layout: Layout, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = anyio.current_time()
-    with caplog.at_level(logging.WARNING):
-        await following(layout, Server("r1"), []).follow(holds=lambda: False)
-    assert anyio.current_time() - before == pytest.approx(sum(RETRIES))
-    assert "no mcpkeep listens" in caplog.text
+    with caplog.at_level(logging.DEBUG), anyio.move_on_after(sum(RETRIES) + 10 * 60 + 1):
+        await follow(following(layout, Server("r1"), []))
+    told = [record.levelname for record in caplog.records if record.name == "mcpkeep"]
+    assert told == ["DEBUG"] * (len(RETRIES) + 1) + ["WARNING"] + ["DEBUG"] * 30
+
+
+@FAKE_TIME
+@pytest.mark.parametrize("before", ["nobody", "one that is not followed"])
+async def test_a_holder_that_comes_late_is_followed_without_a_look_at_anything_else_meanwhile(
+    layout: Layout, before: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, moves, looks = socket_path(layout.own), Moves(limit=inf), 0
+    window = following(layout, Server("r1"), [])
+
+    def holds() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as others:
+            if before != "nobody":
+                await others.start(serve_control, path, report, None)
+            tasks.start_soon(partial(window.follow, holds=holds))
+            await anyio.sleep(3600)
+            others.cancel_scope.cancel()
+        with caplog.at_level(logging.INFO):
+            await tasks.start(serve_control, path, report, moves.attend)
+            await anyio.sleep(AGAIN + 1)
+        assert moves.windows == 1
+        assert "are followed again" in caplog.text
+        looks = 0
+        await anyio.sleep(24 * 3600)
+        assert (moves.windows, looks) == (1, 0)
+        tasks.cancel_scope.cancel()

@@ -20,6 +20,7 @@ import pytest
 from mcpkeep.actors.interfaces import Wire
 from mcpkeep.protocol.errors import SpawnError
 from mcpkeep.protocol.switch import Exit
+from mcpkeep.supervisor.child_wire import connect_child
 from mcpkeep.supervisor.launch import Launch
 from mcpkeep.supervisor.local import LocalHost, LocalProcess
 from mcpkeep.supervisor.loop import new_loop
@@ -363,7 +364,7 @@ async def test_a_child_that_runs_already_is_the_first_generation_and_the_next_is
         run_id="r",
         relay=relay,
         on_stderr_line=relay.line,
-        first=first,
+        first=(first, connect_child(relay, first)),
     )
     process = await host.spawn(1, None)
     assert process.pid == first.popen.pid

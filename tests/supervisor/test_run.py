@@ -338,9 +338,9 @@ def test_a_client_that_is_gone_ends_it_cleanly_though_much_is_to_be_said(tmp_pat
 def test_an_error_in_the_tree_is_logged_and_ends_it_with_code_1_and_its_server(tmp_path: Path) -> None:
     program = """if True:
         import sys
-        from mcpkeep.actors import relay
+        from mcpkeep.actors import wires
         def broken(self, *arguments, **named): raise RuntimeError("a bug of ours")
-        relay.RelayActor.order = broken
+        wires.RelayWires.order = broken
         from mcpkeep.supervisor.app import main
         sys.exit(main(sys.argv[1:]))
     """

@@ -259,7 +259,8 @@ def test_what_is_ignored_restarts_nothing_and_a_vanished_folder_is_watched_when_
     command = mcpkeep(fast_command(), "--watch", "watched", "--watch", "missing/yet.py")
     with Client(command, tmp_path) as client:
         client.initialize()
-        client.wait_for_log("watching")
+        client.wait_for_log(f"{tmp_path}/missing/yet.py, which is to be watched, does not exist (yet)")
+        assert client.log().count("does not exist (yet)") == 1
         (watched / ".git" / "index").write_text("x")
         (watched / "__pycache__" / "a.pyc").write_text("x")
         (watched / "node_modules" / "x" / "index.js").write_text("x")

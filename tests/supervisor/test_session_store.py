@@ -493,6 +493,37 @@ def test_a_session_outlives_the_removal_of_its_file_and_of_the_whole_folder(fold
     assert found(folder) == {sid(1): begin(1)}
 
 
+GONE = "the workspace was moved or removed since mcpkeep started"
+
+
+def test_a_folder_that_was_moved_with_what_is_above_it_gets_no_ghost_and_goes_on_where_it_is_put_back(
+    tmp_path: Path,
+) -> None:
+    workspace, away = tmp_path / "w", tmp_path / "w-new"
+    files, _ = opened(workspace / ".praxis-os" / "state" / "workflows")
+    files.save(begin(1))
+    workspace.rename(away)
+    (workspace / ".praxis-os").mkdir(parents=True)  # as a server does that goes on at the old path
+    with pytest.raises(WriterNeeded):
+        files.save(begin(2))
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match=f"cannot be saved: {GONE}$") as failed:
+            files.acquire()
+        assert failed.value.remediation.startswith("restart mcpkeep where the workspace is now")
+        assert files.refresh().warnings == (GONE,)
+    assert list((workspace / ".praxis-os").iterdir()) == []
+    moved = away / ".praxis-os" / "state" / "workflows"
+    other, _ = opened(moved)  # nobody holds the lock there
+    other.close()
+    assert found(moved) == {sid(1): begin(1)}
+    (workspace / ".praxis-os").rmdir()
+    workspace.rmdir()
+    away.rename(workspace)
+    files.acquire()
+    files.save(begin(2))
+    assert found(workspace / ".praxis-os" / "state" / "workflows") == {sid(1): begin(1), sid(2): begin(2)}
+
+
 def test_a_file_in_place_of_the_folder_is_a_storage_error_and_reads_go_on(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("not a folder")
@@ -622,6 +653,40 @@ def test_several_sessions_share_one_sync_of_the_folder_and_one_that_was_edited_h
     assert others == [store(begin(2)), store(begin(3))]
     assert recorder.calls.count("fsync_folder") == 1
     assert found(folder) == {sid(1): begin(1, "edited.py"), sid(2): begin(2), sid(3): begin(3)}
+
+
+def test_sessions_saved_together_are_all_written_before_the_first_is_synced_and_32_at_most(
+    folder: Path,
+) -> None:
+    recorder = Recorder(folder.parent.parent)
+    files, _ = opened(folder, calls=recorder)
+    recorder.calls.clear()
+    sessions = [begin(n) for n in range(40)]
+    assert files.save_all(sessions) == [store(session) for session in sessions]
+
+    def together(n: int) -> list[str]:
+        return ["create", "write"] * n + ["fsync", "rename"] * n + ["fsync_folder"]
+
+    assert recorder.calls == together(32) + together(8)
+    assert found(folder) == {session.session_id: session for session in sessions}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux tells them")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failure_among_sessions_saved_together_leaves_no_file_open_and_no_draft_behind(
+    folder: Path, code: int
+) -> None:
+    calls = Faults(fail_at=-1, code=code)
+    files, _ = opened(folder, calls=calls)
+    files.save(begin(1))
+    for n in itertools.count():
+        calls.fail_at, calls.made, calls.failed = n, 0, 0
+        before = len(os.listdir("/proc/self/fd"))
+        files.save_all([begin(1), begin(2), begin(3)])
+        assert len(os.listdir("/proc/self/fd")) == before
+        if not calls.failed:
+            break
+        assert len(list(folder.glob(".*.tmp"))) == 0
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

@@ -65,7 +65,7 @@ async def test_a_pipe_carries_bytes_both_ways_and_its_end() -> None:
     read_fd, their_write = os.pipe()
     peer = Peer()
     wire = FdWire(read_fd, write_fd, **peer.callbacks())
-    await wire.open()
+    wire.open()
     os.write(their_write, b"question\n")
     await until(lambda: bytes(peer.data) == b"question\n")
     wire.write(b"answer\n")
@@ -85,7 +85,7 @@ async def test_a_socket_as_both_descriptors_keeps_reading_after_its_writing_was_
     fd = ours.detach()
     peer = Peer()
     wire = FdWire(fd, fd, **peer.callbacks())
-    await wire.open()
+    wire.open()
     wire.write(b"answer")
     wire.close_writing()
     assert theirs.recv(100) == b"answer"
@@ -167,7 +167,7 @@ async def test_a_paused_wire_leaves_the_writer_blocked_and_loses_nothing() -> No
     os.set_blocking(their_write, False)
     peer = Peer()
     wire = FdWire(read_fd, write_fd, **peer.callbacks())
-    await wire.open()
+    wire.open()
     wire.pause_reading()
     await anyio.lowlevel.checkpoint()
     filled = 0
@@ -195,7 +195,7 @@ async def test_drain_now_delivers_all_that_was_written_though_another_holds_the_
     os.set_blocking(their_write, False)
     peer = Peer()
     wire = FdWire(read_fd, write_fd, **peer.callbacks())
-    await wire.open()
+    wire.open()
     if paused:
         wire.pause_reading()
     sent = b"".join(b"%07d\n" % number for number in range(100_000))
@@ -237,7 +237,7 @@ async def test_a_terminal_is_served_and_its_hangup_is_the_end() -> None:
     tty.setraw(terminal)
     peer = Peer()
     wire = FdWire(terminal, terminal, **peer.callbacks())
-    await wire.open()
+    wire.open()
     os.write(master, b"typed")
     await until(lambda: bytes(peer.data) == b"typed")
     wire.write(b"shown")
@@ -258,7 +258,7 @@ async def test_files_are_served(tmp_path: Path) -> None:
     write_fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     peer = Peer()
     wire = FdWire(read_fd, write_fd, **peer.callbacks())
-    await wire.open()
+    wire.open()
     await until(lambda: peer.events == ["eof"])
     assert bytes(peer.data) == content
     wire.write(content)
@@ -277,7 +277,7 @@ async def test_a_paused_file_is_not_read_into_memory(tmp_path: Path) -> None:
     peer = Peer()
     wire = FdWire(read_fd, os.open(os.devnull, os.O_WRONLY), **peer.callbacks())
     wire.pause_reading()
-    await wire.open()
+    wire.open()
     await until(lambda: os.lseek(position, 0, os.SEEK_CUR) >= 4 * 65536)
     for _ in range(100):
         await anyio.lowlevel.checkpoint()
@@ -293,7 +293,7 @@ async def test_a_paused_file_is_not_read_into_memory(tmp_path: Path) -> None:
 async def test_dev_null_is_an_end_at_once_and_takes_everything() -> None:
     peer = Peer()
     wire = FdWire(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY), **peer.callbacks())
-    await wire.open()
+    wire.open()
     await until(lambda: peer.events == ["eof"])
     wire.write(b"gone")
     with anyio.fail_after(60):
@@ -319,7 +319,7 @@ async def test_what_was_blocking_is_blocking_again_after_close() -> None:
     read_fd, their_write = os.pipe()
     copies = [os.dup(read_fd), os.dup(write_fd)]
     wire = FdWire(read_fd, write_fd, **Peer().callbacks())
-    await wire.open()
+    wire.open()
     assert [os.get_blocking(fd) for fd in copies] == [False, False]
     wire.close()
     assert [os.get_blocking(fd) for fd in copies] == [True, True]
@@ -331,7 +331,7 @@ async def test_what_was_blocking_is_blocking_again_after_close() -> None:
 async def test_no_descriptor_is_left_open_by_any_kind(tmp_path: Path) -> None:
     # libuv opens /dev/null once for a loop's first stream, and keeps it.
     first = FdWire(*os.pipe(), **Peer().callbacks())
-    await first.open()
+    first.open()
     first.close()
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
@@ -349,7 +349,7 @@ async def test_no_descriptor_is_left_open_by_any_kind(tmp_path: Path) -> None:
     ]
     for read, write in kinds:
         wire = FdWire(read, write, **Peer().callbacks())
-        await wire.open()
+        wire.open()
         wire.write(b"x")
         wire.drain_now()
         wire.close()
@@ -368,7 +368,7 @@ from mcpkeep.supervisor.wire import FdWire
 async def main():
     ended = asyncio.Event()
     wire = FdWire(0, 1, on_data=lambda data: wire.write(data), on_eof=ended.set)
-    await wire.open()
+    wire.open()
     os.write(2, b"blocking %s\\n" % str(os.get_blocking(2)).encode())
     await ended.wait()
     await wire.flush()

@@ -1,5 +1,6 @@
 """`pos_workflow` on real files: every action in every status, every error, and nothing leaks or gets out."""
 
+import os
 import re
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
@@ -546,9 +547,7 @@ async def test_an_unknown_session_brings_the_recent_ones_up_to_five(tool: Tool) 
     assert answer["remediation"] == f"did you mean one of: {', '.join(made[:1:-1])}"
 
 
-async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session_begins(
-    tool: Tool, workspace: Path
-) -> None:
+def make_dynamic(workspace: Path) -> None:
     folder = workspace / ".praxis-os" / "workflows" / "spec_execution_v1"
     folder.mkdir()
     metadata = {
@@ -559,14 +558,24 @@ async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session
         "phases": [],
     }
     (folder / "metadata.json").write_bytes(msgspec.json.encode(metadata))
-    answer = await tool(action="start", workflow_type="spec_execution_v1", target_file="a.py")
-    assert answer["error_type"] == "ValueError" and "'spec_path'" in answer["error"]
-    assert (await tool(action="list_sessions"))["count"] == 0
-    (workspace / "spec").mkdir()
-    (workspace / "spec" / "tasks.md").write_text(
+
+
+def make_spec(folder: Path) -> None:
+    (folder / "spec").mkdir()
+    (folder / "spec" / "tasks.md").write_text(
         "# Tasks\n\n## Phase 1: One\n\n- [ ] **Task 1.1**: First\n\n"
         "## Phase 2: Two\n\n- [ ] **Task 2.1**: Last\n"
     )
+
+
+async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session_begins(
+    tool: Tool, workspace: Path
+) -> None:
+    make_dynamic(workspace)
+    answer = await tool(action="start", workflow_type="spec_execution_v1", target_file="a.py")
+    assert answer["error_type"] == "ValueError" and "'spec_path'" in answer["error"]
+    assert (await tool(action="list_sessions"))["count"] == 0
+    make_spec(workspace)
     begun = await tool(
         action="start",
         workflow_type="spec_execution_v1",
@@ -579,14 +588,44 @@ async def test_a_dynamic_workflow_without_its_option_is_refused_before_a_session
     assert task["task_content"]["title"] == "Last"
 
 
-async def test_a_broken_definition_is_listed_and_refused_with_its_file(tool: Tool, workspace: Path) -> None:
-    folder = make_workflow(workspace, "broken")
-    (folder / "phases" / "2" / "gate-definition.yaml").write_text("checkpoint: [")
+async def test_a_broken_phase_is_listed_and_told_and_the_others_can_be_worked_on(
+    tool: Tool, workspace: Path
+) -> None:
+    file = "phases/2/gate-definition.yaml"
+    gate = make_workflow(workspace, "broken") / file
+    sound = gate.read_text()
+    gate.write_text("checkpoint: [")
     listed = {w["workflow_type"]: w for w in (await tool(action="list_workflows"))["workflows"]}
-    assert "error" in listed["broken"] and "error" not in listed["two"]
+    assert listed["broken"]["error"].startswith(f"{file}: is not YAML") and "error" not in listed["two"]
+    begun = await tool(action="start", workflow_type="broken", target_file="a.py")
+    assert begun["warnings"] == [listed["broken"]["error"]]
+    call = {"action": "complete_phase", "session_id": begun["session_id"], "evidence": DONE}
+    passed = await tool(**call, phase=1)
+    assert passed["next_phase_content"]["warnings"] == begun["warnings"]
+    refused = await tool(**call, phase=2)
+    assert (refused["error_type"], refused["checkpoint_passed"]) == ("ValidationError", False)
+    assert refused["validation_errors"] == [f"the gate of this phase cannot be read: {begun['warnings'][0]}"]
+    assert refused["remediation"] == "mend that file; no restart is needed"
+    assert str(workspace) not in str(refused)
+    gate.write_text(sound)
+    assert (await tool(**call, phase=2))["workflow_complete"] is True
+    listed = {w["workflow_type"]: w for w in (await tool(action="list_workflows"))["workflows"]}
+    assert "error" not in listed["broken"]
+
+
+@pytest.mark.parametrize("file", ["gate-definition.yaml", "phase.md"])
+async def test_a_workflow_whose_first_phase_is_broken_is_refused_with_its_file(
+    tool: Tool, workspace: Path, file: str
+) -> None:
+    folder = make_workflow(workspace, "broken")
+    (folder / "phases" / "1" / file).write_bytes(b"\xff")
     answer = await tool(action="start", workflow_type="broken", target_file="a.py")
-    assert answer["error_type"] == "ValueError"
-    assert "phases/2/gate-definition.yaml" in answer["error"] and str(workspace) not in answer["error"]
+    assert (answer["error_type"], answer["remediation"]) == (
+        "ValueError",
+        "mend that file; no restart is needed",
+    )
+    assert f"phases/1/{file}: is not UTF-8" in answer["error"] and str(workspace) not in answer["error"]
+    assert (await tool(action="list_sessions"))["count"] == 0
 
 
 async def test_a_session_whose_workflow_is_gone_can_be_read_paused_and_deleted(
@@ -600,6 +639,75 @@ async def test_a_session_whose_workflow_is_gone_can_be_read_paused_and_deleted(
         assert answer["error_type"] == "NotFoundError" and "'short_lived'" in answer["error"]
     for action in ("get_state", "get_session", "get_errors", "pause", "delete_session"):
         assert (await tool(action=action, session_id=session_id))["status"] == "success"
+
+
+def upstream_session(workspace: Path, workflow_type: str, target_file: str, **changes: object) -> str:
+    """A file as prAxIs OS leaves it when `start` was given no options."""
+    session_id = "3e1c1d2a-7f0e-4a5b-8c9d-0a1b2c3d4e5f"
+    older = workspace / ".praxis-os" / ".cache" / "state" / f"{session_id}.json"
+    older.parent.mkdir(parents=True)
+    session: dict[str, object] = {
+        "session_id": session_id,
+        "workflow_type": workflow_type,
+        "target_file": target_file,
+        "current_phase": 1,
+        "completed_phases": [],
+        "phase_artifacts": {},
+        "checkpoints": {},
+        "created_at": "2025-10-08T09:36:10.734939",
+        "updated_at": "2025-10-08T09:36:10.735033",
+        "metadata": {},
+    }
+    older.write_bytes(msgspec.json.encode(session | changes))
+    return session_id
+
+
+async def test_a_session_that_does_not_know_its_phases_shows_those_of_its_workflow(workspace: Path) -> None:
+    folder = make_workflow(workspace, "six", phases=6)
+    session_id = upstream_session(workspace, "six", "a.py")
+    async with served(workspace) as tool:
+        state = await tool(action="get_state", session_id=session_id)
+        session = (await tool(action="get_session", session_id=session_id))["session"]
+        phase = await tool(action="get_phase", session_id=session_id)
+        assert [found["total_phases"] for found in (state, session, phase)] == [6, 6, 6]
+        folder.rename(workspace / "elsewhere")
+        assert (await tool(action="get_state", session_id=session_id))["total_phases"] == 1
+
+
+async def test_a_session_on_a_spec_that_has_no_option_takes_its_target_for_the_spec(workspace: Path) -> None:
+    make_dynamic(workspace)
+    make_spec(workspace)
+    session_id = upstream_session(workspace, "spec_execution_v1", "spec/")
+    async with served(workspace) as tool:
+        phase = await tool(action="get_phase", session_id=session_id)
+        assert (phase["total_phases"], phase["phase_content"]["title"]) == (2, "One")
+        done = await tool(action="complete_phase", session_id=session_id, phase=1, evidence=DONE)
+        assert done["next_phase"]["title"] == "Two"
+        assert (await tool(action="get_state", session_id=session_id))["options"] == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "metadata", "said"),
+    [
+        ("a.py", {}, "options: 'spec_path' is 'a.py', where there is no tasks.md"),
+        ("../other/spec", {}, "options: 'spec_path' is '../other/spec', which leads out of the workspace"),
+        ("link", {}, "options: 'spec_path' is 'link', which leads out of the workspace"),
+        ("spec", {"spec_path": "gone"}, "options: 'spec_path' is 'gone', where there is no tasks.md"),
+    ],
+)
+async def test_a_target_that_is_no_spec_of_the_workspace_is_not_taken_for_one(
+    workspace: Path, target: str, metadata: dict[str, object], said: str
+) -> None:
+    make_dynamic(workspace)
+    make_spec(workspace)
+    outside = make_workspace(workspace.parent / "other")
+    make_spec(outside)
+    (workspace / "link").symlink_to(outside / "spec")
+    session_id = upstream_session(workspace, "spec_execution_v1", target, metadata=metadata)
+    async with served(workspace) as tool:
+        for action, arguments in (("get_phase", {}), ("complete_phase", {"phase": 1, "evidence": DONE})):
+            answer = await tool(action=action, session_id=session_id, **arguments)
+            assert (answer["error_type"], answer["error"]) == ("ValueError", said)
 
 
 async def test_an_edited_gate_counts_at_the_next_call(tool: Tool, workspace: Path) -> None:
@@ -822,6 +930,25 @@ async def test_evidence_is_kept_to_the_letter_whatever_is_in_it(tool: Tool) -> N
 async def test_state_files_are_for_their_owner_only(tool: Tool, workspace: Path) -> None:
     file = state_file(workspace, await begin(tool))
     assert file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_workspace_that_was_moved_before_the_first_call_is_told_and_not_made_anew(
+    workspace: Path,
+) -> None:
+    state = workspace / ".praxis-os" / ".mcpkeep"
+    async with served(workspace, state=state) as tool:
+        os.rename(workspace, workspace.with_name("away"))
+        listed = await tool(action="list_sessions")
+        assert (listed["sessions"], listed["warnings"]) == (
+            [],
+            ["the workspace was moved or removed since mcpkeep started"],
+        )
+        refused = await tool(action="start", workflow_type="test_gen_v3", target_file="a.py")
+        assert refused["error_type"] == "StorageError"
+        assert refused["error"].endswith("the workspace was moved or removed since mcpkeep started")
+        assert os.listdir(workspace.parent) == ["away"]
+        os.rename(workspace.with_name("away"), workspace)
+        state_file(workspace, await begin(tool)).read_bytes()
 
 
 async def test_no_answer_names_a_place_outside_the_workspace(tool: Tool, workspace: Path) -> None:

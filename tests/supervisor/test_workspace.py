@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,10 @@ def test_a_start_makes_the_folder_that_the_index_is_to_be_in(tmp_path: Path, alo
     assert not (root / ".cache").exists()
     launch(options(tmp_path), "one", alone=alone)
     assert (root / ".cache").is_dir()
+    (root / "config.json").write_text('{"rag": {"index_path": ".praxis-os/.cache/deep/index"}}')
+    launch(options(tmp_path), "one", alone=alone)
+    assert os.listdir(root / ".cache") == ["deep"]
+    (root / ".cache/deep").rmdir()
     (root / ".cache").rmdir()
     (root / ".cache").touch()  # What cannot be made is the server's to complain of.
     launch(options(tmp_path), None, alone=alone)

@@ -59,7 +59,7 @@ def test_a_prepared_child_serves_nobody_before_it_is_promoted_even_where_nobody_
     assert script.client(call(5)) == []
     events = beside(script, 2)
     assert to_child(events, 2)[1:] == [READY] and effects(events) == [ChildReady(2)]
-    assert script.promote(2)[0] == ("child 2", call(5))
+    assert to_child(script.promote(2), 2) == [{"own": "tools/list"}, call(5)]
 
 
 def test_a_prepared_child_does_not_end_the_word_that_no_server_will_come() -> None:
@@ -69,7 +69,7 @@ def test_a_prepared_child_does_not_end_the_word_that_no_server_will_come() -> No
     beside(script, 2)
     assert brief(told(script.client(call(5)))) == lost(5, "child_unavailable", retryable=True)
     script.promote(2)
-    assert to_child(script.client(call(6)), 2)[0] == call(6)
+    assert to_child(script.client(call(6)), 2) == [{"own": "tools/list"}, call(6)]
 
 
 def test_what_a_frozen_child_had_is_answered_and_what_it_says_late_is_dropped() -> None:

@@ -146,12 +146,45 @@ def test_a_child_without_logging_is_not_asked_for_it() -> None:
     assert len(to_client(script.take())) == 1
 
 
-def test_an_unknown_tool_makes_us_learn_the_tools_once() -> None:
+def test_an_unknown_tool_makes_us_learn_the_tools_once_and_ahead_of_the_call() -> None:
     script = Script.legacy()
-    assert [m.get("own") for m in to_child(script.client(call(1), call(2)), 1)] == [None, "tools/list", None]
+    assert to_child(script.client(call(1), call(2)), 1) == [{"own": "tools/list"}, call(1), call(2)]
     script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
     assert to_child(script.client(call(3), call(4, "unknown")), 1) == [call(3), call(4, "unknown")]
     assert script.relay.status().server_tools == ("echo",)
+
+
+def test_a_modern_client_that_opens_by_a_call_makes_us_learn_the_tools_too() -> None:
+    script = Script()
+    script.attach(1)
+    first = modern(1, "tools/call", {"name": "echo"})
+    assert to_child(script.client(first), 1) == [{"own": "tools/list", "_meta": ENVELOPE}, first]
+    script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
+    assert to_client(script.exit(1)) == []
+    assert script.relay.status().held == 1
+
+
+def test_no_request_of_ours_goes_out_before_the_client_has_said_initialized() -> None:
+    script = Script()
+    script.attach(1)
+    script.client(initialize())
+    script.child(1, result(0, initialized()))
+    assert to_child(script.client(call(1)), 1) == [call(1)]
+
+
+def test_a_harmless_call_of_a_client_that_never_lists_goes_out_again_after_a_crash() -> None:
+    script = Script.legacy()
+    script.client(call(1))
+    script.answer(1, "tools/list", {"tools": [tool("echo", readOnlyHint=True)]})
+    assert to_client(script.exit(1)) == []
+    assert to_child(script.opened(2), 2)[-1] == call(1)
+
+
+def test_a_first_call_that_waited_for_a_child_goes_behind_our_listing_too() -> None:
+    script = Script.legacy()
+    script.exit(1)
+    script.client(call(1))
+    assert to_child(script.opened(2), 2)[-2:] == [{"own": "tools/list"}, call(1)]
 
 
 # Bad lines of the client
@@ -166,8 +199,7 @@ def test_an_unknown_tool_makes_us_learn_the_tools_once() -> None:
         (b'{"jsonrpc":"2.0","id":5,"method":"m","x":NaN}\n', 5, -32600),
         (b'{"jsonrpc":"2.0","id":"a","method":7}\n', "a", -32600),
         (b'{"jsonrpc":"1.0","id":5,"method":"m"}\n', 5, -32600),
-        (b'{"jsonrpc":"2.0","id":1.5,"method":"m"}\n', None, -32700),
-        (b'{"jsonrpc":"2.0","id":null,"method":"m"}\n', None, -32700),
+        (b'{"jsonrpc":"2.0","id":null,"method":"m"}\n', None, -32600),
         (b"[]\n", None, -32600),
         (b"[1]\n", None, -32700),
         (b"[[1]]\n", None, -32600),
@@ -181,6 +213,15 @@ def test_a_bad_line_of_the_client_is_answered_and_goes_nowhere(
 ) -> None:
     to, answer = only(Script.legacy().client(bad))
     assert to == "client" and (answer["id"], answer["error"]["code"]) == (id_, code)
+
+
+@pytest.mark.parametrize("id_", ["7.0", "1.5", "-1E2", "1e400", "null"])
+def test_a_number_that_is_no_integer_is_refused_as_id_under_that_very_id(id_: str) -> None:
+    relay = Script.legacy().relay
+    relay.from_client([b'{"method":"m", "id" : %s ,"jsonrpc":"2.0"}\n' % id_.encode()], 0)
+    text = f"an id must be a string or an integer, and this one is {id_}"
+    error = f'{{"code":-32600,"message":"{text}"}}'
+    assert relay.output.client == [f'{{"jsonrpc":"2.0","id":{id_},"error":{error}}}\n'.encode()]
 
 
 def test_a_line_too_long_of_the_client_is_answered_with_its_id() -> None:

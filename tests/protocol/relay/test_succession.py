@@ -62,6 +62,7 @@ def test_a_next_child_is_opened_with_the_clients_words_and_the_negotiated_versio
     assert script.client(call(5)) == []
     assert script.answer(2, "initialize", initialized(version="2024-11-05")) == [
         ("child 2", READY),
+        ("child 2", {"own": "tools/list"}),
         ("child 2", call(5)),
         ChildReady(2),
     ]
@@ -105,7 +106,7 @@ def test_a_candidate_of_another_version_is_refused_and_the_old_child_serves_on(
     [refused] = script.answer(2, "initialize", answer)
     assert isinstance(refused, ChildRefused) and refused.generation == 2
     assert refused.reason.startswith(reason)
-    assert to_child(script.client(call(1)), 1)[0] == call(1)
+    assert to_child(script.client(call(1)), 1) == [{"own": "tools/list"}, call(1)]
 
 
 def test_a_candidate_that_answers_the_opening_with_an_error_is_refused() -> None:
@@ -163,7 +164,7 @@ def test_a_candidate_from_before_the_handshake_is_opened_when_it_comes_to_serve(
     assert [m["own"] for m in to_child(events, 2)] == ["initialize"] and effects(events) == [ChildDrained(1)]
     assert script.client(call(1)) == []
     events = script.answer(2, "initialize", initialized())
-    assert to_child(events, 2)[:2] == [READY, call(1)]
+    assert to_child(events, 2) == [READY, {"own": "tools/list"}, call(1)]
 
 
 def test_no_server_for_discover_and_then_initialize_opens_a_legacy_session() -> None:
@@ -191,7 +192,8 @@ def test_a_modern_child_is_asked_to_discover_first_and_serves_at_once() -> None:
     script.exit(1)
     script.client(modern(1, "tools/call", {"name": "echo"}))
     events = script.attach(2)
-    assert [m.get("own", m.get("method")) for m in to_child(events, 2)] == ["server/discover", "tools/call"]
+    methods = [m.get("own", m.get("method")) for m in to_child(events, 2)]
+    assert methods == ["server/discover", "tools/list", "tools/call"]
     assert effects(script.answer(2, "server/discover", discovered())) == [ChildReady(2)]
 
 
@@ -541,6 +543,24 @@ def test_a_hold_whose_next_child_never_opens_ends_by_the_hold_limit() -> None:
     script.attach(2)
     script.exit(2)
     assert list(map(brief, to_client(script.tick(10)))) == [lost(1, "child_unavailable", retryable=True)]
+
+
+def test_what_waits_for_a_server_that_hangs_in_initialize_is_told_that_and_no_older_exit() -> None:
+    script = Script.legacy(hold=10.0).listed(RISKY)
+    script.exit(1)
+    script.now = 3.0
+    script.client(call(1))
+    script.now = 4.0
+    script.attach(2)
+    error = told(script.tick(13))["error"]
+    assert error["message"].startswith(
+        "The MCP server runs, but has not answered initialize for 9 s: tools/call waited 10 s for it in vain."
+    )
+    assert (error["data"]["exit_code"], error["data"]["signal"], error["data"]["stderr_tail"]) == (
+        None,
+        None,
+        [],
+    )
 
 
 def test_a_crash_while_holding_answers_what_was_in_flight_and_keeps_what_waits() -> None:

@@ -104,10 +104,14 @@ OTHER = backup("other", "a")
         ((ONE, TWO), "a", Target("a", "a", "backup-1")),
         ((ONE, TWO), "backup-1", Target("backup-1", "a", "backup-1")),
         ((ONE, TWO), "other", Target("a", "a", "other")),
+        ((TWO,), "other", Target("other", "a", "other", merges=True)),
+        ((), "other", Target("other", "a", "other", merges=True)),
+        ((change("1", "b", "a"),), "other", Target("other", "a", "other", merges=True)),
+        ((ONE, change("2", "b", "a")), "other", Target("other", "a", "other", merges=True)),
         ((ONE, TWO, BACK), None, Target(None, "c", "backup-3")),
     ],
 )
-def test_a_target_is_a_release_or_a_backup_of_one_that_the_changes_lead_to(
+def test_a_target_is_a_release_or_backup_that_the_changes_lead_to_or_a_backup_that_is_merged(
     records: tuple[ChangeRecord, ...], to: str | None, target: Target
 ) -> None:
     assert resolve_target(records, (OTHER, backup("torn", "a", complete=False)), to) == target
@@ -117,7 +121,7 @@ def test_a_target_is_a_release_or_a_backup_of_one_that_the_changes_lead_to(
     ("records", "to", "told"),
     [
         ((), None, "there is nothing to go back to"),
-        ((), "other", "there is nothing to go back to"),
+        ((), "torn", "there is nothing to go back to"),
         ((ONE, TWO), "nowhere", "there is no way back to 'nowhere'"),
         ((ONE, TWO), "torn", "there is no way back to 'torn'"),
         ((ONE, TWO), "nameless", "there is no way back to 'nameless'"),

@@ -24,7 +24,7 @@ class DrivenTree(tree._Tree):  # pyright: ignore[reportPrivateUsage]
     async def _drive(self) -> None:
         live = RunningServer(
             child=self._child,
-            relay=self._actor,
+            relay=self._relay,
             stderr_lines=self._host.stderr_lines,
             start_limit=20,
             stop_limit=5,
@@ -71,7 +71,7 @@ class DrivenTree(tree._Tree):  # pyright: ignore[reportPrivateUsage]
             case "stderr":
                 return live.stderr_since_switch()
             case "elicit":
-                return await self._actor.ask_client("elicitation/create", ELICITATION, within=10)
+                return await self._relay.ask_client("elicitation/create", ELICITATION, within=10)
             case "release":
                 return self._child.release
             case _:

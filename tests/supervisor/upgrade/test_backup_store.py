@@ -3,6 +3,8 @@
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -329,6 +331,40 @@ def test_a_name_that_is_no_text_is_refused(base: Path, store: BackupFiles, kind:
     with pytest.raises(UpgradeFailed, match="is not valid UTF-8"):
         create(store)
     assert os.listdir(base / ".backups") == [".gitignore"]
+
+
+_TRIED = """
+import os, sys
+from pathlib import Path
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
+from mcpkeep.supervisor.upgrade.layout import Layout
+from tests.supervisor.upgrade.test_backup_store import create
+base = Path(sys.argv[1])
+try:
+    create(BackupFiles(Layout(base.parent, base)))
+except UpgradeFailed as refused:
+    print(refused, refused.remediation, sep="; ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("file", r"b'\xc3\xa9.md' has a name"), ("link", "the link 'link' has a target")]
+)
+def test_a_python_that_was_told_another_encoding_is_blamed_and_not_the_name(
+    base: Path, kind: str, what: str
+) -> None:
+    if kind == "file":
+        (base / "é.md").write_bytes(b"")
+    else:
+        (base / "link").symlink_to("é.md")
+    told = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    tried = subprocess.run(
+        [sys.executable, "-c", _TRIED, base], env={**os.environ, **told}, stdout=subprocess.PIPE, check=True
+    )
+    fault = "that is valid UTF-8, but Python was told to take names for ascii"
+    remedy = "start mcpkeep with PYTHONUTF8=1, or with a locale such as LC_ALL=C.UTF-8"
+    assert tried.stdout.decode() == f"{what} {fault}; {remedy}\n"
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mcpkeep.supervisor.upgrade.index import (
     stamp_build_time,
     unindexed,
 )
+from mcpkeep.supervisor.upgrade.layout import Layout
 
 BUILT = datetime(2026, 1, 1, 12, 0, 0)
 
@@ -35,6 +36,10 @@ def base(tmp_path: Path) -> Path:
         os.utime(base / name, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
     (base / "standards/notes.txt").write_text("not indexed")
     return base
+
+
+def at(base: Path) -> Layout:
+    return Layout(base.parent, base)
 
 
 def make(base: Path, **changes: Any) -> Path:
@@ -63,7 +68,7 @@ def test_an_index_is_carried_whole_with_its_mtimes_in_place_of_what_was_there(
     staged = tmp_path / "staged"
     (staged / ".cache/vector_index").mkdir(parents=True)
     (staged / ".cache/vector_index/left over").write_text("x")
-    assert carry_index(base, staged)
+    assert carry_index(at(base), at(staged))
     assert listing(staged / ".cache/vector_index") == listing(live)
     # A server that writes in place must not reach the live one through a link.
     (staged / ".cache/vector_index/t.lance/data/1").write_bytes(b"other")
@@ -74,7 +79,7 @@ def test_an_index_is_carried_whole_with_its_mtimes_in_place_of_what_was_there(
 def test_what_is_no_finished_index_is_not_carried(base: Path, tmp_path: Path, state: str) -> None:
     if state == "unfinished":
         (make(base) / "metadata.json").unlink()
-    assert not carry_index(base, tmp_path / "staged")
+    assert not carry_index(at(base), at(tmp_path / "staged"))
     assert not (tmp_path / "staged").exists()
 
 
@@ -93,7 +98,7 @@ def test_an_index_that_changes_while_it_is_copied_is_copied_again(
         return copied
 
     monkeypatch.setattr(index_module, "copytree", copytree)
-    assert carry_index(base, tmp_path / "staged")
+    assert carry_index(at(base), at(tmp_path / "staged"))
     assert copies == 2
     assert listing(tmp_path / "staged/.cache/vector_index") == listing(live)
 
@@ -112,15 +117,15 @@ def test_an_index_that_never_holds_still_is_not_carried(
         return copied
 
     monkeypatch.setattr(index_module, "copytree", copytree)
-    assert not carry_index(base, tmp_path / "staged")
+    assert not carry_index(at(base), at(tmp_path / "staged"))
     assert copies == 3
     assert not (tmp_path / "staged/.cache/vector_index").exists()
 
 
 def test_an_index_that_covers_the_content_lacks_nothing(base: Path) -> None:
     make(base)
-    assert lack_of(base) == Lack((), ())
-    assert is_current(base)
+    assert lack_of(at(base)) == Lack((), ())
+    assert is_current(at(base))
 
 
 def test_edited_added_and_removed_standards_are_lacking(base: Path) -> None:
@@ -128,8 +133,8 @@ def test_edited_added_and_removed_standards_are_lacking(base: Path) -> None:
     os.utime(base / "standards/a.md")
     (base / "standards/new.md").write_text("new")
     (base / "standards/deep/b ü.md").unlink()
-    assert lack_of(base) == Lack(("standards/a.md", "standards/new.md"), ("standards/deep/b ü.md",))
-    assert not is_current(base)
+    assert lack_of(at(base)) == Lack(("standards/a.md", "standards/new.md"), ("standards/deep/b ü.md",))
+    assert not is_current(at(base))
 
 
 def test_other_folders_count_where_the_index_knows_them(base: Path) -> None:
@@ -137,23 +142,23 @@ def test_other_folders_count_where_the_index_knows_them(base: Path) -> None:
     (base / "usage/u.md").write_text("u")
     known = {str(p.relative_to(base)): p.stat().st_mtime for p in base.rglob("*.md") if p.name != "u.md"}
     make(base, files_mtimes=known)
-    assert is_current(base)
+    assert is_current(at(base))
     drop_index(base / ".cache/vector_index")
     make(base, files_mtimes=known | {"usage/gone.md": 1.0})
-    assert lack_of(base) == Lack(("usage/u.md",), ("usage/gone.md",))
+    assert lack_of(at(base)) == Lack(("usage/u.md",), ("usage/gone.md",))
 
 
 def test_an_older_index_without_mtimes_is_judged_by_its_date(base: Path) -> None:
     make(base, files_mtimes=None)
-    assert is_current(base)
+    assert is_current(at(base))
     os.utime(base / "standards/a.md", (BUILT.timestamp() + 1, BUILT.timestamp() + 1))
-    assert lack_of(base) == Lack(("standards/a.md",), ())
+    assert lack_of(at(base)) == Lack(("standards/a.md",), ())
 
 
 @pytest.mark.parametrize("build_time", [None, 5, "yesterday"])
 def test_an_older_index_without_a_date_lacks_everything(base: Path, build_time: object) -> None:
     make(base, files_mtimes=None, build_time=build_time)
-    assert lack_of(base) == Lack(("standards/a.md", "standards/deep/b ü.md"), ())
+    assert lack_of(at(base)) == Lack(("standards/a.md", "standards/deep/b ü.md"), ())
 
 
 @pytest.mark.parametrize("metadata", [None, b"", b"[]", b"{"])
@@ -162,8 +167,8 @@ def test_without_readable_metadata_there_is_no_index(base: Path, metadata: bytes
     (index / "metadata.json").unlink()
     if metadata is not None:
         (index / "metadata.json").write_bytes(metadata)
-    assert lack_of(base) is None
-    assert not is_current(base)
+    assert lack_of(at(base)) is None
+    assert not is_current(at(base))
 
 
 def test_what_was_edited_since_it_was_staged_is_not_indexed_there(base: Path, tmp_path: Path) -> None:
@@ -180,11 +185,11 @@ def test_what_was_edited_since_it_was_staged_is_not_indexed_there(base: Path, tm
 
 
 def test_an_unfinished_index_is_dropped_and_a_finished_one_stays(base: Path) -> None:
-    assert not drop_unfinished(base)
+    assert not drop_unfinished(at(base))
     index = make(base)
-    assert not drop_unfinished(base)
+    assert not drop_unfinished(at(base))
     (index / "metadata.json").unlink()
-    assert drop_unfinished(base)
+    assert drop_unfinished(at(base))
     assert not index.exists()
 
 
@@ -213,7 +218,7 @@ def test_the_date_is_set_and_all_else_of_the_metadata_stays(base: Path) -> None:
     index = make(base)
     (index / "metadata.json").chmod(0o644)
     before = json.loads((index / "metadata.json").read_text())
-    stamp_build_time(base, datetime(2025, 5, 5, 5, 5, 5, 5))
+    stamp_build_time(at(base), datetime(2025, 5, 5, 5, 5, 5, 5))
     assert json.loads((index / "metadata.json").read_text()) == {
         **before,
         "build_time": "2025-05-05T05:05:05.000005",
@@ -225,22 +230,22 @@ def test_an_older_index_is_dated_no_earlier_than_the_newest_standard(base: Path)
     make(base, files_mtimes=None)
     for name, mtime in (("a.md", 1_800_000_000_123_456_789), ("deep/b ü.md", 1_800_000_000_999_999_999)):
         os.utime(base / "standards" / name, ns=(mtime, mtime))
-    assert not is_current(base)
-    stamp_build_time(base, datetime.fromtimestamp(1_700_000_000))
-    assert is_current(base)
-    stamp_build_time(base, datetime.fromtimestamp(1_900_000_000))
-    assert lack_of(base) == Lack((), ())
+    assert not is_current(at(base))
+    stamp_build_time(at(base), datetime.fromtimestamp(1_700_000_000))
+    assert is_current(at(base))
+    stamp_build_time(at(base), datetime.fromtimestamp(1_900_000_000))
+    assert lack_of(at(base)) == Lack((), ())
 
 
 def test_a_date_with_a_zone_keeps_its_zone(base: Path) -> None:
     index = make(base, build_time="2026-01-01T00:00:00+00:00")
-    at = datetime(2025, 5, 5, 5, 5, 5)
-    stamp_build_time(base, at)
+    moment = datetime(2025, 5, 5, 5, 5, 5)
+    stamp_build_time(at(base), moment)
     said = json.loads((index / "metadata.json").read_text())["build_time"]
     assert said.endswith("+00:00")
-    assert datetime.fromisoformat(said) == at.astimezone(UTC)
+    assert datetime.fromisoformat(said) == moment.astimezone(UTC)
 
 
 def test_an_index_without_metadata_is_not_dated(base: Path) -> None:
-    stamp_build_time(base, BUILT)
+    stamp_build_time(at(base), BUILT)
     assert not (base / ".cache").exists()

@@ -54,6 +54,16 @@ def test_a_torn_last_line_is_nobodys_word_and_the_next_record_follows_what_is_wh
     assert path.read_bytes() == whole + b'{"type":"done","group":"g"}\n'
 
 
+def test_one_that_had_ended_is_read_again_where_it_is_another_by_now(layout: Layout) -> None:
+    journals = JournalFiles(layout)
+    journals.begin(BEGUN)
+    journals.append("s", Ended("completed", AT))
+    assert journals.open() == journals.open() == ()
+    path = layout.journals / "s.jsonl"
+    path.write_bytes(path.read_bytes().split(b"\n")[0] + b"\n")
+    assert journals.open() == (JournalState(BEGUN),)
+
+
 def test_a_damaged_line_is_named(layout: Layout) -> None:
     journals = JournalFiles(layout)
     journals.begin(BEGUN)

@@ -30,7 +30,7 @@ def test_without_praxis_os_no_part_of_upgrades_is_imported(tmp_path: Path) -> No
         client.close_stdin()
         client.wait_until_ended()
     imported = [line.split("|")[2].strip() for line in client.log().splitlines() if "import time:" in line]
-    assert "mcpkeep.supervisor.tree" in imported
+    assert "mcpkeep.actors.keep_tool" in imported  # of the tree
     ours = [name for name in imported if name.startswith("mcpkeep.")]
     assert [name for name in ours if "upgrade" in name or name.endswith(".control")] == []
 
