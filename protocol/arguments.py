@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 __all__ = ["arguments_of", "left_out", "module_words"]
 
-_START = ("-m", "mcp_server")
+_MODULE = "mcp_server"
+_START = ("-m", _MODULE)
 _TRANSPORT = "--transport"
 _USUAL = (_TRANSPORT, "dual")
 
@@ -21,8 +22,8 @@ def arguments_of(command: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def module_words(source: str, arguments: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words after the interpreter that start the version with this mcp_server/__main__.py.
+def module_words(source: str, arguments: Sequence[str] = (), *, module: str = _MODULE) -> tuple[str, ...]:
+    """The words after the interpreter that start the version with this __main__.py of the module.
 
     Of `arguments` those that the version knows go along. No version number tells which these are: a flag that
     it knows is required now and then, and one that it does not know is refused.
@@ -30,7 +31,7 @@ def module_words(source: str, arguments: Sequence[str] = ()) -> tuple[str, ...]:
     known = _known_flags(source)
     kept = tuple(word for flag, words in _by_flag(arguments) if flag in known for word in words)
     named = any(flag == _TRANSPORT for flag, _ in _by_flag(kept))
-    return (*_START, *(_USUAL if _TRANSPORT in known and not named else ()), *kept)
+    return ("-m", module, *(_USUAL if _TRANSPORT in known and not named else ()), *kept)
 
 
 def left_out(words: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.errors import SpawnError
-from mcpkeep.supervisor.workspace import clear_index, release_server
+from mcpkeep.supervisor.workspace import clear_index, make_cache, release_server
 
 if TYPE_CHECKING:
     from mcpkeep.supervisor.options import RunOptions
@@ -57,8 +57,10 @@ def launch(options: "RunOptions", release: str | None, *, alone: bool = True) ->
     Raises:
         SpawnError: the release is not there, or not whole.
     """
-    if options.base is not None and alone:
-        clear_index(options.base)
+    if options.base is not None:
+        make_cache(options.base)
+        if alone:
+            clear_index(options.base)
     if release is None:
         environ = os.environ if options.release is None else clean_environment(os.environ)
         return Launch(options.command, {**environ, **options.env})

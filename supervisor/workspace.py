@@ -20,6 +20,7 @@ __all__ = [
     "find_base",
     "find_workspace",
     "index_folder",
+    "make_cache",
     "make_state_folder",
     "offers_workflows",
     "recognise_server",
@@ -30,6 +31,7 @@ __all__ = [
 
 _WORKFLOW_SIGNS = (*BASES, os.path.join("universal", "workflows"))
 _MARKERS = (*BASES, "mcpkeep.toml")
+_NEWER = "ouroboros"
 
 
 class KnownServer(NamedTuple):
@@ -115,10 +117,15 @@ def make_state_folder(
 def recognise_server(workspace: str) -> KnownServer | None:
     """The prAxIs OS server installed in the workspace, if one is; it is looked at, not run.
 
-    It runs from the current release, where an upgrade has made one, and else from the live folder.
+    It runs from the current release, where an upgrade has made one, and else from the live folder. That of
+    November 2025 and later, of which no releases are made, is one where no `mcp_server` is.
     """
     for base in BASES:
         root = os.path.join(workspace, base)
+        python = os.path.join(root, "venv", "bin", "python")
+        words = server_words(root)
+        if words is None and (newer := server_words(root, module=_NEWER)) and os.access(python, os.X_OK):
+            return KnownServer((python, *newer), {"PYTHONPATH": root})
         current = os.path.join(root, ".mcpkeep", "current")
         warning: str | None = None
         if os.path.lexists(current):
@@ -126,8 +133,7 @@ def recognise_server(workspace: str) -> KnownServer | None:
             if server := release_server(root, release):
                 return server
             warning = f"{current} names {release!r}, which is no whole release; the server runs from {root}"
-        python = os.path.join(root, "venv", "bin", "python")
-        if (words := server_words(root)) is not None and os.access(python, os.X_OK):
+        if words is not None and os.access(python, os.X_OK):
             return KnownServer((python, *words), {"PYTHONPATH": root}, warning=warning)
     return None
 
@@ -147,14 +153,16 @@ def release_server(base: str, release: str, arguments: Sequence[str] = ()) -> Kn
     return KnownServer((python, *words), {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"}, release)
 
 
-def server_words(folder: str, arguments: Sequence[str] = ()) -> tuple[str, ...] | None:
+def server_words(
+    folder: str, arguments: Sequence[str] = (), *, module: str = "mcp_server"
+) -> tuple[str, ...] | None:
     """The words after the interpreter that start the server in `folder`, with those of `arguments` that it
     knows; None where none is there.
     """
-    path = os.path.join(folder, "mcp_server", "__main__.py")
+    path = os.path.join(folder, module, "__main__.py")
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return module_words(file.read(), arguments)
+            return module_words(file.read(), arguments, module=module)
     except OSError:
         return None
 
@@ -180,6 +188,17 @@ def clear_index(base: str) -> None:
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)
+
+
+def make_cache(base: str, workspace: str | None = None) -> None:
+    """Make the folder that the index is to be in, as far as that goes; to be called before every start.
+
+    The server makes its index itself, but does not start where there is no such folder.
+    """
+    try:
+        os.makedirs(os.path.dirname(index_folder(base, workspace)), exist_ok=True)
+    except OSError:
+        return
 
 
 def index_folder(base: str, workspace: str | None = None) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "World",
     "commit_files",
     "make_dirty",
+    "make_older",
     "make_squashed",
     "make_variant",
     "make_without_git",
@@ -111,6 +112,17 @@ def make_variant(source: Path, variant: str) -> str:
     commit = commit_files(source, {path: text.replace(old, new)}, f"Break it: {variant}")
     run_git(source, "tag", "v2.0.1")
     return commit
+
+
+def make_older(source: Path) -> str:
+    """Commit a version whose server is as before the rename: it looks for `.agent-os` alone."""
+    files = {"mcp_server/settings.py": '".praxis-os"', "mcp_server/tools.py": '"praxis_os_path"'}
+    changed: dict[str, str | None] = {}
+    for path, name in files.items():
+        text = (source / path).read_text()
+        assert text.count(name) == 1, path
+        changed[path] = text.replace(name, name.replace("praxis", "agent"))
+    return commit_files(source, changed, "Be as before the rename")
 
 
 def make_dirty(source: Path, *, tracked: bool = True) -> None:

@@ -9,11 +9,13 @@ __all__ = [
     "bare",
     "dirty",
     "missing",
+    "newer",
     "not_absolute",
     "not_praxis_os",
     "not_the_root",
     "own_signers",
     "partial",
+    "unfound",
     "unsigned",
     "within",
 ]
@@ -54,6 +56,24 @@ def not_praxis_os(source: str, lacking: Sequence[str]) -> Problem:
         f"source {source!r} is not a praxis-os repository: its commit has no "
         + " and no ".join(f"{name}/" for name in lacking),
         "clone the praxis-os repository, and check out the version that is to be installed",
+    )
+
+
+def unfound(source: str, older: str, newer: str) -> Problem:
+    return Problem(
+        f"source {source!r} has a server of before 2025-10-27: it looks for {older!r} alone",
+        f"let that name lead to the installation (`ln -s {newer} {older}` in the workspace), or check out a "
+        "newer version",
+    )
+
+
+def newer(place: str) -> Problem:
+    """A source, or an installation."""
+    return Problem(
+        f"{place!r} is a prAxIs OS of the layout since November 2025, whose server is ouroboros: this "
+        "version of mcpkeep does not upgrade that",
+        "use its own scripts/upgrade-praxis-os.py; `mcpkeep run` keeps its server up all the same, or "
+        "`mcpkeep run -- .praxis-os/venv/bin/python -m ouroboros --transport dual`",
     )
 
 

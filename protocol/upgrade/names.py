@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
-from mcpkeep.protocol.upgrade.places import PARTS
+from mcpkeep.protocol.upgrade.places import BASES, PARTS
 
 __all__ = [
     "LONGEST_NAME",
@@ -25,9 +25,7 @@ LONGEST_PATH = 800
 """Bytes below the installation's folder; macOS takes 1024 for the whole path."""
 
 _MOST_HOPS = 40  # as Linux
-_SKIPPED = frozenset(
-    ("__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", ".praxis-os", ".cursor", ".git")
-)
+_SKIPPED = frozenset(("__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", *BASES, ".cursor", ".git"))
 # Bidirectional overrides let a name look like another one.
 _DECEITFUL = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 

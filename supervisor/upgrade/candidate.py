@@ -42,6 +42,7 @@ from mcpkeep.supervisor.upgrade.launch import (
 )
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, open_probe
+from mcpkeep.supervisor.workspace import make_cache
 
 __all__ = ["TAIL_LINES", "StagedCandidates"]
 
@@ -49,6 +50,9 @@ TAIL_LINES = 40
 """Lines of stderr in a proof."""
 
 PROGRESS_WIDTH = 100
+
+_PLACES = ("praxis_os_path", "agent_os_path")
+"""Where a server says which installation it serves; the latter before 2025-10-27."""
 
 _Index = Literal["none", "carried", "updated", "built"]
 T = TypeVar("T")
@@ -199,6 +203,7 @@ class _Trial(NamedTuple):
         return tried if current and outcome_of(tried.smoke, SEARCH_TEST) == "passed" else None
 
     async def _try(self, doing: str) -> _Tried:
+        await _in_thread(make_cache, str(self.at.base), str(self.at.workspace))
         await _in_thread(drop_unfinished, self.at)
         self.progress(doing)
         began = anyio.current_time()
@@ -225,12 +230,13 @@ class _Trial(NamedTuple):
             raise
         except UpgradeFailed:
             return
-        place = value_of(result, "$.project.praxis_os_path")
-        if isinstance(place, str) and not await _in_thread(_same_place, place, self.at.base):
-            raise UpgradeFailed(
-                f"the new server attached itself to {place!r} instead of its staging workspace",
-                remediation="look for a setting that names an installation, such as in its environment",
-            )
+        for key in _PLACES:
+            place = value_of(result, f"$.project.{key}")
+            if isinstance(place, str) and not await _in_thread(_same_place, place, self.at.base):
+                raise UpgradeFailed(
+                    f"the new server attached itself to {place!r} instead of its staging workspace",
+                    remediation="look for a setting that names an installation, such as in its environment",
+                )
 
 
 async def _in_thread(call: Callable[..., T], *words: object, **named: object) -> T:

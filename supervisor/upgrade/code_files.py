@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcpkeep.protocol.bases import BASES
+
 if TYPE_CHECKING:
     from mcpkeep.supervisor.upgrade.command import Stopper
 
 __all__ = ["code_digests", "is_code", "walk_code"]
 
-_NO_CODE = frozenset({"__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", ".praxis-os", ".cursor"})
+_NO_CODE = frozenset({"__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", *BASES, ".cursor"})
 """As upstream's install script leaves out."""
 
 

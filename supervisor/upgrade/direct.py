@@ -20,6 +20,7 @@ from mcpkeep.supervisor.upgrade.launch import launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, start_probe
 from mcpkeep.supervisor.upgrade.release_store import read_release
+from mcpkeep.supervisor.workspace import make_cache
 
 __all__ = ["DirectServer"]
 
@@ -97,6 +98,7 @@ class DirectServer:
         """Boot the release on the live workspace, up to its list of tools. Raises UpgradeFailed."""
         await self.drop()
         release = await anyio.to_thread.run_sync(read_release, self._layout, release_id)
+        await anyio.to_thread.run_sync(make_cache, str(self._layout.base), str(self._layout.workspace))
         await anyio.to_thread.run_sync(drop_unfinished, self._layout)
         doing = "starting the server on the workspace"
         progress(doing)

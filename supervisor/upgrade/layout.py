@@ -20,10 +20,12 @@ class Layout(NamedTuple):
     @property
     def name(self) -> str:
         """By what it is called in the workspace, which its folder's own name differs from behind a link."""
-        for name in BASES:
-            if os.path.realpath(self.workspace / name) == str(self.base):
-                return name
-        return self.base.name
+        return next(iter(self.names), self.base.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that lead to it in the workspace, newest first."""
+        return tuple(name for name in BASES if os.path.realpath(self.workspace / name) == str(self.base))
 
     @property
     def own(self) -> Path:

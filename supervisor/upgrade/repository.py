@@ -34,7 +34,7 @@ _DESCRIBE = ("describe", "--tags", "--always", "--abbrev=7")
 """The words for git that name a commit by the tag it has, or comes after."""
 
 # Raised by one whenever what is cached means something else.
-_FORMAT = 1
+_FORMAT = 2
 _LISTING_LIMIT = 64 * 1024 * 1024  # bytes; some 500,000 files. A tree that holds itself tenfold has more.
 _LOG_LIMIT = 512 * 1024 * 1024  # bytes; some 3,000,000 changes
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -11,7 +12,7 @@ from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import Problem, SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.git_listing import parse_status
-from mcpkeep.protocol.upgrade.places import CODE_PARTS, REQUIREMENTS
+from mcpkeep.protocol.upgrade.places import BASES, CODE_PARTS, REQUIREMENTS
 from mcpkeep.protocol.upgrade.requirements import read_requirements
 from mcpkeep.protocol.upgrade.source_tree import SourceTree
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
@@ -23,6 +24,7 @@ from mcpkeep.supervisor.upgrade.repository import NotASource, describe, read_fac
 __all__ = ["GitSources", "export_code", "inspect_source"]
 
 _SERVER = "mcp_server/"
+_NEWER = "dist/ouroboros"
 _STATUS = ("status", "--porcelain", "-z", "--untracked-files=all", "--ignore-submodules=none")
 _PARTIAL = ("config", "--local", "--get-regexp", r"^(remote\..*\.promisor|extensions\.partialclone)$")
 _SIGNERS = ("config", "--local", "--name-only", "--get-regexp", r"^gpg\.")
@@ -92,8 +94,14 @@ def inspect_source(path: str, *, require_signed: bool, workspace: Path, cache: C
     if partials.stdout:
         problems.append(inspection.partial(real))
     lacking = [name for name in ("mcp_server", "universal") if not _has(tree, name)]
-    if lacking:
+    if "mcp_server" in lacking and ask_git(source, "cat-file", "-e", f"{facts.commit}:{_NEWER}").code == 0:
+        problems.append(inspection.newer(real))
+    elif lacking:
         problems.append(inspection.not_praxis_os(real, lacking))
+    installed = find_installation(workspace)
+    newest, older = BASES
+    if installed and older not in installed.names and _names_older_alone(source, facts.commit, tree, cache):
+        problems.append(inspection.unfound(real, older, newest))
     problems.extend(tree.problems)
     return SourceFacts(
         real,
@@ -206,6 +214,29 @@ def _requirements(source: Path, commit: str, tree: SourceTree, cache: Cache) -> 
             return None
     cache.write(key, digest)
     return digest
+
+
+def _names_older_alone(source: Path, commit: str, tree: SourceTree, cache: Cache) -> bool:
+    """Whether the commit's server knows an installation by its older name only.
+
+    By another name it would not find this one, but perhaps one in the home folder, and write there.
+    """
+    key = f"names-{commit}"
+    kept = cache.read(key, bool)
+    if kept is not None:
+        return kept
+    newest, older = (name.encode() for name in BASES)
+    found = False
+    with Blobs(source) as blobs, suppress(UpgradeFailed):  # what cannot be read is told as a problem
+        for path, version in sorted(tree.files.items()):
+            if path.startswith(_SERVER) and path.endswith(".py"):
+                code = blobs.read(version.oid)
+                if newest in code:
+                    found = False
+                    break
+                found = found or older in code
+        cache.write(key, found)
+    return found
 
 
 def _server_files(tree: SourceTree) -> dict[str, str]:

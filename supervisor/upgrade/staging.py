@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.places import BASES, CODE_PARTS
+from mcpkeep.protocol.upgrade.places import CODE_PARTS
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, make_folders
 from mcpkeep.supervisor.upgrade.copying import Check, spread, unreadable, walk
 from mcpkeep.supervisor.upgrade.disk_failure import disk_failure
@@ -34,7 +34,9 @@ def fill_staging(
 ) -> None:
     """Make staging/<session>/ anew, durably; what an earlier or interrupted filling left is removed.
 
-    It is whole where it stands: it is filled by another name. Raises UpgradeFailed, and nothing is left.
+    It is whole where it stands: it is filled by another name. Where an older name leads to the installation,
+    it does in staging: settings may have it, and a server of that time looks for it alone. Raises
+    UpgradeFailed, and nothing is left.
     """
     staging = layout.staging(session_id)
     filling = _filling(layout, session_id)
@@ -43,10 +45,11 @@ def fill_staging(
         _remove(layout, session_id, calls)
         try:
             calls.mkdir(filling)
-            copy_content(layout.base, filling / layout.staged(session_id).name, calls=calls, check=check)
-            for name in BASES[1:]:
-                if os.path.lexists(layout.workspace / name):  # settings may name it so
-                    calls.symlink(BASES[0], filling / name)
+            newest = layout.staged(session_id).name
+            copy_content(layout.base, filling / newest, calls=calls, check=check)
+            for name in layout.names:
+                if name != newest:
+                    calls.symlink(newest, filling / name)
             calls.sync_tree(filling)
             calls.rename(filling, staging)
         except BaseException:

@@ -12,6 +12,7 @@ from shutil import disk_usage
 import anyio
 import anyio.to_thread
 
+from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import Problem, TargetFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import BACKUPS, PARTS, SETTINGS
@@ -97,14 +98,17 @@ def _free_bytes(path: Path) -> int:
 
 
 def _structure(layout: Layout) -> list[Problem]:
+    base = str(layout.base)
     remedy = "install praxis-os first; the upgrade does not install from nothing"
-    missing = [
-        part.installed
-        for part in PARTS
-        if part.installed in ("mcp_server", "standards/universal")
-        and not (layout.base / part.installed).is_dir()
-    ]
-    problems = [Problem(f"{str(layout.base)!r} has no {name}/", remedy) for name in missing]
+    problems: list[Problem] = []
+    server = (layout.base / "mcp_server").is_dir()
+    if not server and (layout.base / "ouroboros").is_dir():
+        return [inspection.newer(base)]
+    if not server:
+        problems.append(Problem(f"{base!r} has no mcp_server/", remedy))
+    if not (layout.base / "standards/universal").is_dir():
+        flat = (layout.base / "standards").is_dir()
+        problems.append(_flat(base) if flat else Problem(f"{base!r} has no standards/universal/", remedy))
     for part in PARTS:
         folder = layout.base / part.installed
         if folder.is_symlink():
@@ -115,6 +119,13 @@ def _structure(layout: Layout) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _flat(base: str) -> Problem:
+    return Problem(
+        f"{base!r} has standards/, but no standards/universal/ in it",
+        "move what came with praxis-os into standards/universal/, and your own into standards/development/",
+    )
 
 
 def _file_system(layout: Layout) -> list[Problem]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,24 @@ def test_an_installed_praxis_server_is_run_with_the_flags_it_knows(
     )
 
 
+def test_the_server_since_november_2025_is_run_where_no_former_one_is_installed(tmp_path: Path) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    (root / "ouroboros").mkdir()
+    (root / "ouroboros/__main__.py").write_text(TAKES_TRANSPORT)
+    python = str(root / "venv/bin/python")
+    former, newer = (
+        KnownServer((python, "-m", module, "--transport", "dual"), {"PYTHONPATH": str(root)})
+        for module in ("mcp_server", "ouroboros")
+    )
+    assert recognise_server(str(tmp_path)) == former
+    make_release(root, "one")
+    (root / ".mcpkeep/current").symlink_to("releases/one")
+    (root / "mcp_server").rename(tmp_path / "gone")
+    assert recognise_server(str(tmp_path)) == newer
+    assert options(tmp_path).base is None  # mcpkeep makes no releases of it
+
+
 def test_a_half_installed_praxis_server_is_not_recognised(tmp_path: Path) -> None:
     root = tmp_path / ".praxis-os"
     assert recognise_server(str(tmp_path)) is None
@@ -280,6 +299,24 @@ def test_an_index_without_metadata_is_removed_before_a_start_and_no_other(tmp_pa
     (index / "metadata.json").touch()
     launch(options(tmp_path), None)
     assert [entry.name for entry in index.iterdir()] == ["metadata.json"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_start_makes_the_folder_that_the_index_is_to_be_in(tmp_path: Path, alone: bool) -> None:
+    root = tmp_path / ".praxis-os"
+    install(root, TAKES_TRANSPORT)
+    make_release(root, "one")
+    launch(options(tmp_path, "--", "other-server"), None, alone=alone)
+    assert not (root / ".cache").exists()
+    launch(options(tmp_path), "one", alone=alone)
+    assert (root / ".cache").is_dir()
+    (root / "config.json").write_text('{"rag": {"index_path": ".praxis-os/.cache/deep/index"}}')
+    launch(options(tmp_path), "one", alone=alone)
+    assert os.listdir(root / ".cache") == ["deep"]
+    (root / ".cache/deep").rmdir()
+    (root / ".cache").rmdir()
+    (root / ".cache").touch()  # What cannot be made is the server's to complain of.
+    launch(options(tmp_path), None, alone=alone)
 
 
 TAKES_LEVEL = f'{TAKES_TRANSPORT}\nparser.add_argument("--log-level")'

@@ -99,6 +99,8 @@ def test_a_path_is_where_upstreams_installer_puts_it(source: str, installed: str
         "mcp_server/a.pyc",
         "scripts/.DS_Store",
         "universal/workflows/.cursor/x",
+        "mcp_server/.praxis-os/workflows/x",
+        "mcp_server/.agent-os/workflows/x",
     ],
 )
 def test_what_upstreams_installer_leaves_out_is_not_installed(source: str) -> None:

@@ -69,7 +69,8 @@ def call(name, arguments):
     if name == "pos_workflow":
         return {"status": "success", "workflows": [], "count": 0}
     if name == "get_server_info":
-        return {"project": {"praxis_os_path": getattr(variant, "PLACE", str(BASE))}}
+        key = getattr(variant, "PLACE_KEY", "praxis_os_path")
+        return {"project": {key: getattr(variant, "PLACE", str(BASE))}}
     if name == "where":
         misled = [name for name, value in os.environ.items() if value == "/elsewhere"]
         env = dict(os.environ)
@@ -96,6 +97,9 @@ def answer(message):
 def main():
     say("starting")
     getattr(variant, "at_start", lambda: None)()
+    for folder in (BASE / "standards", BASE / "workflows", INDEX.parent):
+        if not folder.is_dir():
+            sys.exit(f"{folder} is missing")
     ensure_index()
     (BASE / ".mcp_server_state.json").write_text(json.dumps({"pid": os.getpid()}))
     for line in sys.stdin:
@@ -167,7 +171,8 @@ def make_installation(folder: Path) -> Installation:
             (base / path).parent.mkdir(parents=True, exist_ok=True)
             (base / path).write_text(f"# {path}\n")
             os.utime(base / path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
-        (base / ".cache").mkdir()
+        (base / "workflows").mkdir()
+    (layout.base / ".cache").mkdir()
     code = made.folder / "mcp_server"
     code.mkdir(parents=True)
     (code / "__init__.py").write_text("")

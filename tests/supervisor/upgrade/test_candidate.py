@@ -253,6 +253,10 @@ async def test_a_server_that_closes_its_stdout_and_lives_on_is_given_up(
         ("import os\nos.kill(os.getpid(), 11)\n", r"^the server was killed by SIGSEGV"),
         ("PROTOCOL = '2031-01-01'", r"speaks protocol version '2031-01-01'"),
         ("PLACE = '/somewhere/.praxis-os'", r"attached itself to '/somewhere/\.praxis-os'"),
+        (
+            "PLACE = '/somewhere/.agent-os'; PLACE_KEY = 'agent_os_path'",
+            r"attached itself to '/somewhere/\.agent-os'",
+        ),
     ],
 )
 async def test_a_broken_release_is_refused_with_the_cause(

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.praxis import World, make_variant, world_in
+from mcpkeep.supervisor.upgrade.git import run_git
+from tests.praxis import World, make_older, make_variant, world_in
 from tests.upgrades import (
     LIMIT,
     content_of,
@@ -19,6 +21,7 @@ from tests.upgrades import (
     mcpkeep_environment,
     run_mcpkeep,
     start_mcpkeep,
+    tree_of,
     until_told,
 )
 
@@ -241,6 +244,54 @@ def test_a_version_that_does_not_start_leaves_the_former_one_and_ends_with_1(wor
     assert (content_of(world), (world.base / ".upgrade-lock").exists()) == (before, False)
     nothing = run_mcpkeep(world, "upgrade", "--abort")
     assert (nothing.returncode, nothing.stdout) == (0, "given up: nothing was open\n")
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty index", "no index"])
+def test_an_installation_without_a_finished_index_is_upgraded_and_goes_back(world: World, left: str) -> None:
+    cache = world.base / ".cache"
+    shutil.rmtree(cache)
+    if left != "nothing":  # as a clone leaves it
+        (cache / "vector_index" if left == "an empty index" else cache / "state").mkdir(parents=True)
+    before = content_of(world)
+    done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert (cache / "vector_index/metadata.json").exists()
+    shutil.rmtree(cache)
+    back = run_mcpkeep(world, "rollback")
+    assert (back.returncode, content_of(world)) == (0, before), back.stderr
+
+
+def test_an_older_installation_whose_settings_name_its_folder_is_upgraded_twice(tmp_path: Path) -> None:
+    world = world_in(tmp_path, "v1.0.0", base=".agent-os")
+    paths = {"standards": "standards", "workflows": "workflows", "index": ".cache/vector_index"}
+    rag = {f"{name}_path": f".agent-os/{path}" for name, path in paths.items()}
+    (world.base / "config.json").write_text(json.dumps({"rag": rag}))
+    for version in ("v1.1.0", "v2.0.0"):
+        run_git(world.source, "checkout", "--quiet", version)
+        done = run_mcpkeep(world, "upgrade", "--source", str(world.source), "--yes")
+        assert done.returncode == 0, done.stderr
+        assert version in (world.base / "VERSION.txt").read_text()
+
+
+@pytest.mark.parametrize("base", [".agent-os", ".praxis-os"])
+def test_a_server_of_before_the_rename_is_installed_where_it_finds_the_workspace_and_nowhere_else(
+    tmp_path: Path, base: str
+) -> None:
+    world = world_in(tmp_path, "v1.0.0", base=base)
+    make_older(world.source)
+    home = tmp_path / "home"
+    for name in ("standards", "workflows", ".cache"):
+        (home / ".agent-os" / name).mkdir(parents=True)
+    before = tree_of(home / ".agent-os")
+    upgrade = ("upgrade", "--source", str(world.source), "--yes")
+    if base == ".praxis-os":
+        done = run_mcpkeep(world, *upgrade)
+        assert (done.returncode, (world.base / ".mcpkeep/releases").exists()) == (1, False)
+        assert "looks for '.agent-os' alone" in done.stderr and "ln -s .praxis-os .agent-os" in done.stderr
+        (world.workspace / ".agent-os").symlink_to(".praxis-os")
+    done = run_mcpkeep(world, *upgrade)
+    assert done.returncode == 0, done.stderr
+    assert tree_of(home / ".agent-os") == before
 
 
 def test_ctrl_c_takes_back_what_was_begun(world: World) -> None:

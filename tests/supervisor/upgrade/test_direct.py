@@ -1,5 +1,6 @@
 """The live workspace's server, started from a terminal's command: real processes on a real workspace."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,13 @@ async def test_it_serves_the_command_alone_and_ends_by_sigterm_without_a_state_f
     assert server.pid is None
     assert not made.state_file(made.layout.base).exists()
     assert told[0] == "starting the server on the workspace"
+
+
+async def test_it_has_a_place_for_its_index_where_that_was_deleted(made: Installation, run_id: str) -> None:
+    shutil.rmtree(made.layout.base / ".cache")
+    async with server_of(made, run_id) as server:
+        await server.start(made.release.release_id, progress=lambda _: None)
+        assert server.pid is not None
 
 
 async def test_it_can_be_dropped_and_started_again(made: Installation, run_id: str) -> None:

@@ -77,6 +77,8 @@ def test_a_touched_file_and_traces_of_running_are_no_change(
     os.utime(base / "mcp_server" / "__main__.py")
     (base / "mcp_server" / "__pycache__").mkdir()
     (base / "mcp_server" / "__pycache__" / "x.pyc").touch()
+    (base / "mcp_server" / ".agent-os").mkdir()
+    (base / "mcp_server" / ".agent-os" / "trace").touch()
     assert not code_changed(str(base))
 
 

@@ -181,6 +181,17 @@ def test_it_refuses_flags_as_each_version_does(
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+@pytest.mark.parametrize("missing", ["standards", "workflows", ".cache"])
+def test_it_does_not_start_without_what_it_reads_and_the_place_for_its_index(
+    tmp_path: Path, missing: str
+) -> None:
+    world = world_in(tmp_path, "v2.0.0")
+    (world.base / missing).rename(tmp_path / "gone")
+    with Client(server_command(world), world.workspace, env=server_environment(world)) as client:
+        assert client.wait_until_ended() == 1
+    assert client.log().splitlines()[-1].endswith(str(world.base / missing))
+
+
 def test_an_older_installation_is_found_by_its_older_name(tmp_path: Path) -> None:
     world = world_in(tmp_path, "v1.0.0", base=".agent-os")
     with serving(world) as client:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.upgrade.cache import Cache
@@ -90,6 +91,39 @@ def test_a_repository_of_something_else_is_refused(tmp_path: Path) -> None:
     assert "has no commit 'HEAD'" in texts(inspect(tmp_path, tmp_path / "source"))[0]
     git(tmp_path / "source", "commit", "-q", "--allow-empty", "-m", "nothing")
     assert texts(inspect(tmp_path, tmp_path / "source"))[0].endswith("has no mcp_server/ and no universal/")
+
+
+@pytest.mark.parametrize(
+    ("code", "names", "refused"),
+    [
+        ({"__main__.py": '".agent-os"'}, (".praxis-os",), True),
+        ({"core/find.py": '".agent-os"'}, (".praxis-os",), True),
+        ({"__main__.py": '".agent-os"', "core/find.py": '".praxis-os"'}, (".praxis-os",), False),
+        ({"__main__.py": "1", "notes.md": ".agent-os"}, (".praxis-os",), False),
+        ({"__main__.py": '".agent-os"'}, (".agent-os",), False),
+        ({"__main__.py": '".agent-os"'}, (".praxis-os", ".agent-os"), False),
+        ({"__main__.py": '".agent-os"'}, (), False),
+    ],
+)
+def test_a_server_that_would_not_find_the_installation_by_its_name_is_refused(
+    tmp_path: Path, code: dict[str, str], names: tuple[str, ...], refused: bool
+) -> None:
+    make_source(tmp_path / "source", {f"mcp_server/{path}": text for path, text in code.items()})
+    for name in names[:1]:
+        (tmp_path / "workspace" / name).mkdir(parents=True)
+    for name in names[1:]:
+        (tmp_path / "workspace" / name).symlink_to(names[0])
+    for _ in range(2):
+        said = texts(inspect(tmp_path, tmp_path / "source"))
+        assert [text.partition(": ")[2] for text in said] == ["it looks for '.agent-os' alone"] * refused
+
+
+def test_a_source_since_november_2025_is_told_as_what_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_source(source, {"dist/ouroboros/__main__.py": "1\n", U + "x": "x\n", "scripts/x.py": "1\n"})
+    git(source, "rm", "-rq", "mcp_server")
+    git(source, "commit", "-qm", "Move on")
+    assert inspect(tmp_path, source).problems == (inspection.newer(str(source)),)
 
 
 def test_a_bare_repository_is_refused(tmp_path: Path) -> None:

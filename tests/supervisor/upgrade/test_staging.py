@@ -65,6 +65,21 @@ def test_the_copy_of_an_older_installation_goes_by_the_newest_name(tmp_path: Pat
     fill_staging(world.layout, SESSION)
     staged = world.layout.own / "staging" / SESSION / ".praxis-os"
     assert (staged / "config.json").read_text() == "{}\n"
+    # Its settings may name the folder.
+    assert os.readlink(staged.with_name(".agent-os")) == ".praxis-os"
+
+
+def test_staging_has_the_names_that_lead_to_the_installation_and_no_other(tmp_path: Path) -> None:
+    world = ContentWorld(tmp_path, ())
+    staging = world.layout.staging(SESSION)
+    older = world.layout.base.with_name(".agent-os")
+    older.mkdir()
+    fill_staging(world.layout, SESSION)
+    assert os.listdir(staging) == [".praxis-os"]
+    older.rmdir()
+    older.symlink_to(".praxis-os")
+    fill_staging(world.layout, SESSION)
+    assert sorted(os.listdir(staging)) == [".agent-os", ".praxis-os"]
 
 
 def test_writing_into_a_staged_file_does_not_reach_the_live_one(world: ContentWorld) -> None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from mcpkeep.protocol.upgrade import inspection
 from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts, space_needed
 from mcpkeep.supervisor.upgrade.cache import Cache
 from mcpkeep.supervisor.upgrade.command import Stopper
@@ -87,11 +88,27 @@ async def test_a_package_that_came_meanwhile_is_counted(tmp_path: Path) -> None:
 
 async def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     world = world_in(tmp_path)
-    shutil.rmtree(world.base / "standards" / "universal")
+    shutil.rmtree(world.base / "standards")
     shutil.rmtree(world.base / "venv")
     facts = await facts_of(world)
     assert not facts.structure_valid
     assert "has no standards/universal/" in said(facts) and "interpreter" in said(facts)
+
+
+async def test_standards_that_lie_elsewhere_are_told_with_where_they_belong(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / "standards" / "universal").rename(world.base / "standards" / "testing")
+    (problem,) = (await facts_of(world)).problems
+    assert problem.text == f"{str(world.base)!r} has standards/, but no standards/universal/ in it"
+    assert "standards/universal/" in problem.remedy and "standards/development/" in problem.remedy
+
+
+async def test_an_installation_since_november_2025_is_told_as_what_it_is(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    (world.base / "mcp_server").rename(world.base / "ouroboros")
+    (problem,) = (await facts_of(world)).problems
+    assert problem == inspection.newer(str(world.base))
+    assert "since November 2025" in problem.text and "upgrade-praxis-os.py" in problem.remedy
 
 
 async def test_a_server_that_cannot_be_started_as_a_module_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 
 from mcp_server.index import Index
@@ -30,6 +31,10 @@ def run(transport: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings(find_base())
     log(f"project {settings.project}, installation {settings.base.name}")
+    for fault in (faults := settings.faults()):
+        log(fault, "ERROR")
+    if faults:
+        sys.exit(1)
     for path in sorted([*settings.standards.rglob("*.md"), *settings.workflows.rglob("*.md")]):
         log(f"{path.relative_to(settings.project)}: {path.stat().st_size} bytes")
     index = Index(settings)

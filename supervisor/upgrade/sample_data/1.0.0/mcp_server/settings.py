@@ -29,6 +29,16 @@ class Settings:
         self.index = self._path(rag.get("index_path"), ".cache/vector_index")
         self.groups = mcp.get("enabled_tool_groups", ["rag", "workflow", "browser"])
 
+    def faults(self) -> list[str]:
+        """Why it does not start: what must be there already. The index's own folder it makes itself."""
+        folders = {"standards": self.standards, "usage": self.base / "usage", "workflows": self.workflows}
+        missing = [
+            f"{name}_path does not exist: {path}" for name, path in folders.items() if not path.is_dir()
+        ]
+        if not self.index.parent.exists():
+            missing.append(f"the index's parent folder is missing: {self.index.parent}")
+        return missing
+
     def _path(self, configured: str | None, default: str) -> Path:
         return self.project / configured if configured else self.base / default
 
