@@ -7,7 +7,7 @@ it did not want what stood there. Each part may be cut short anywhere, and is do
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,6 +16,7 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
+from mcpkeep.protocol.upgrade.late_edit import lacking
 from mcpkeep.protocol.upgrade.places import RECORDS, SERVER_STATE
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
@@ -196,7 +197,7 @@ class _Recovery:
         session_id, whole = state.begun.session_id, bool(state.begun.options.get("restore"))
         prepared = self._changes.order(session_id)
         if state.committed and (self._has_record(session_id) or (whole and self._changes.made.forgetting)):
-            self._conclude(prepared, whole=whole)
+            self._conclude(prepared, (), whole=whole)
             self._end(state, "completed", f"rollback {session_id!r} was complete")
             return
         to = self._target(state, prepared)
@@ -212,9 +213,9 @@ class _Recovery:
                 state, "failed", f"rollback {session_id!r} was interrupted, and cannot be finished: {e}"
             )
             return
-        self._conclude(order, whole=whole)
+        self._conclude(order, aside, whole=whole)
         said = f"rollback {session_id!r} was interrupted, and finished: release {order.to_release!r}"
-        self._end(state, "completed", said, (*aside, *stayed))
+        self._end(state, "completed", said, (*aside, *(edit.path for edit in stayed)))
 
     def _target(self, state: JournalState, prepared: ChangeOrder | None) -> str | None:
         """What was asked for; where no change knows it, where that had led to."""
@@ -241,10 +242,13 @@ class _Recovery:
         order = plan_restored(self._changes, session_id, release, done.carried_over)
         return order, tuple(done.kept_aside)
 
-    def _conclude(self, order: ChangeOrder | None, *, whole: bool) -> None:
+    def _conclude(self, order: ChangeOrder | None, aside: Sequence[str], *, whole: bool) -> None:
         if order is not None:
             self._gone_back += order.undoes
-            exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+            behind = () if whole else (*aside, *lacking(self._changes.edits.told(order.session_id)))
+            exchange_baseline(
+                self._changes.layout, order.session_id, order.undoes, lacking=behind, calls=self._calls
+            )
         if whole:
             self._changes.made.forget()
 
