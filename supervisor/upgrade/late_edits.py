@@ -1,7 +1,9 @@
 """What the user edited while a change was being made, or stood: it is never lost to the change.
 
-changes/<session>/late.json     what became of each such file
-                  merged/       an edit and the new version in one, to be installed in its place
+    changes/<session>/late.json     what became of each such file
+                      merged/       an edit and the new version in one, installed in its place
+
+What no edit was merged with stays as it was staged, so that a phase can be done again.
 """
 
 import hashlib

@@ -317,6 +317,7 @@ def test_a_version_that_cannot_be_put_aside_is_answered(tmp_path: Path) -> None:
     world = build(tmp_path)
     world.changes.swap_rest(starting(world))
     save(world, A, EDIT)
+    n = 0
     for n in itertools.count():
         calls = Faults(n, errno.ENOSPC)
         try:

@@ -74,12 +74,15 @@ async def test_what_is_saved_while_the_server_starts_is_merged_with_the_new_vers
     tmp_path: Path, usual: tuple[Struck, State]
 ) -> None:
     world = edited_world(tmp_path / "world")
-    done = saved(world, usual, STARTING, append(world.base / GATE, "# my own line\n"))
+    words = (word for word in upgrade_words(world) if word != "--json")
+    done = saved(world, usual, STARTING, append(world.base / GATE, "# my own line\n"), *words)
     assert done.code == 0, done.out + done.err
     mode, new = usual[1][GATE]
     assert state_of(world) == {**usual[1], GATE: (mode, new + b"# my own line\n")}
     assert f"{GATE} was changed by you meanwhile: your edit and the new version were merged" in done.out
     assert plan_of(world)[GATE] == "keep"
+    report = next((world.base / ".cache").glob("upgrade-summary-*.md")).read_text()
+    assert f"- `{GATE}`: your edit and the new version were merged" in report
     require_nothing_left(world)
     await require_served(world, "new")
     back = strike(world, -1, "rollback", "--yes", "--json")
