@@ -12,6 +12,7 @@ import pytest
 
 from mcpkeep.protocol.upgrade.change import ChangedFile, ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.journal import REST
 from mcpkeep.protocol.upgrade.late_edit import CodeEdited, LateEdit, Standing
 from mcpkeep.supervisor.upgrade.installed import look_after
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
@@ -140,7 +141,9 @@ def test_what_is_edited_or_deleted_while_the_new_version_drops_or_changes_it_sta
     assert tree(world) == wanted
 
 
-@pytest.mark.parametrize("when", ["while the server starts", "in the moment of the swap"])
+@pytest.mark.parametrize(
+    "when", ["while the server starts", "so that it is gone", "in the moment of the swap"]
+)
 def test_code_that_is_edited_stops_the_change_and_nothing_is_switched(tmp_path: Path, when: str) -> None:
     world = build(tmp_path)
     change = starting(world)
@@ -153,14 +156,21 @@ def test_code_that_is_edited_stops_the_change_and_nothing_is_switched(tmp_path: 
                 (world.base / MAIN).write_bytes(b"mine\n")
             super().rename(source, target)
 
+    wanted: dict[str, bytes | str] = {**version("old"), MAIN: b"mine\n"}
     if when == "while the server starts":
         save(world, MAIN, b"mine\n")
+    elif when == "so that it is gone":
+        (world.base / MAIN).unlink()
+        (world.base / "mcp_server").rmdir()
+        del wanted[MAIN]
     else:
         world = world.again(Striking(10**9))
     with pytest.raises(CodeEdited, match=f"changed while the server started: {MAIN}"):
         world.changes.swap_rest(change)
+    begun = f'"{REST}"' in (world.layout.journals / f"{SESSION}.jsonl").read_text()
+    assert begun is (when == "in the moment of the swap")
     world.changes.undo(SESSION)
-    assert tree(world) == {**version("old"), MAIN: b"mine\n"}
+    assert tree(world) == wanted
     assert world.changes.made.records() == ()
 
 
