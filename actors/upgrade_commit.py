@@ -14,6 +14,7 @@ from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import Phase3Evidence, Phase4Evidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.late_edit import LateEdit
 from mcpkeep.protocol.upgrade.places import BASES, OWN
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
 from mcpkeep.protocol.upgrade.proof import Proof, ToolDiff, compare_tools
@@ -54,7 +55,7 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
         )
     await _require_as_proven(context, merged, proof)
     order = await _order(context, prepared, merged, proof)
-    raced = await commit(world, order, freeze=context.settings.freeze, step=context.step)
+    late = await commit(world, order, freeze=context.settings.freeze, step=context.step)
     at = world.now()
     tools: Mapping[str, str] = {}
     with anyio.CancelScope(shield=True):  # a commit that was made is not left without its record
@@ -77,15 +78,17 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     )
     # With no server up, nobody knows what the former one offered.
     diff = compare_tools(old_tools, proof.tools) if old_tools else ToolDiff()
-    return evidence, Switched(proof=proof, tool_diff=diff, order=order, at=at, raced=raced)
+    return evidence, Switched(proof=proof, tool_diff=diff, order=order, at=at, late=late)
 
 
-async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step: Progress) -> tuple[str, ...]:
+async def commit(
+    world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step: Progress
+) -> tuple[LateEdit, ...]:
     """Change the live tree and move the requests over, or leave both as they were.
 
-    Answers the paths that the user changed meanwhile: theirs stand. Raises UpgradeFailed.
+    Answers what became of the files that the user saved meanwhile. Raises CodeEdited, UpgradeFailed.
     """
-    raced: tuple[str, ...] = ()
+    late: tuple[LateEdit, ...] = ()
     try:
         await world.changes.prepare_first(order)
         step("bringing the index and the scripts in")
@@ -97,7 +100,7 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
         )
         with anyio.CancelScope(shield=True):
             step("bringing the content in")
-            raced = await world.changes.swap_rest(order)
+            late = await world.changes.swap_rest(order)
             step("moving requests over")
             await world.live.promote(freeze=freeze)
     except BaseException:
@@ -112,7 +115,7 @@ async def commit(world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step:
         raise
     with suppress(UpgradeFailed), anyio.CancelScope(shield=True):  # what stays there is only dead weight
         await world.changes.settle(order.session_id)
-    return raced
+    return late
 
 
 async def _require_as_proven(context: Context, merged: Merged, proof: Proof) -> None:
@@ -175,13 +178,14 @@ async def validate(
     browser = found.browser_wanted and "pos_browser" in tools
     runs = choose_smoke(tools, declared=context.settings.smoke, browser=browser)
     smoke = await make_smoke_tests(live, runs)
-    verification = await world.changes.restored_verification(release)
+    standing = await world.changes.look_after(context.session_id)
     facts = LiveFacts(
         release_folder=found.release_folder,
         code_path=found.code_path,
         tools=tools,
         smoke=smoke,
-        damaged=(*verification.mismatches, *verification.missing),
+        damaged=standing.damaged,
+        edits=standing.edits,
         watchers=found.watchers,
         index_current=found.index_current,
         stderr=live.stderr_since_switch(),

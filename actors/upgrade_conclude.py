@@ -12,6 +12,7 @@ from mcpkeep.actors.upgrade_world import UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import RemoveOldBackups
 from mcpkeep.protocol.upgrade.evidence import Phase5Evidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.late_edit import lacking, tell_edits
 from mcpkeep.protocol.upgrade.places import BACKUPS, BASES, RECORDS
 from mcpkeep.protocol.upgrade.products import Closed, Merged, Prepared, Switched, Validated
 from mcpkeep.protocol.upgrade.record_texts import log_entry, summary_section
@@ -49,8 +50,15 @@ async def conclude(
             warnings.append(f"{what}: {failed}; {failed.remediation}")
 
     context.step("renewing the baseline")
+    late = switched.late
     with told("the baseline was not renewed"):
-        await world.contents.renew_baseline(merged.plan, context.session_id)
+        standing = await world.changes.look_after(context.session_id)
+        late = standing.edits
+        warnings += [f"{path} is not as it was installed" for path in standing.damaged]
+        for line in tell_edits(late) if strict else ():
+            context.step(line)
+        behind = (*standing.damaged, *lacking(late))
+        await world.contents.renew_baseline(merged.plan, context.session_id, lacking=behind)
     context.step("removing what is not needed any more")
     removed = await world.backups.ask(
         RemoveOldBackups(context.settings.keep, needed=(prepared.backup_id,)), within=BACKUP_LIMIT
@@ -68,6 +76,7 @@ async def conclude(
         started_at=started_at,
         ended_at=world.now(),
         backup_path=f"{BASES[0]}/{BACKUPS}/{prepared.backup_id}",
+        late=late,
         warnings=warnings,
     )
     applied = merged.applied
@@ -99,7 +108,7 @@ async def conclude(
         update_log_appended=recorded,
         git_changes_committed=report.git_committed,
     )
-    return evidence, Closed(summary=summary, warnings=tuple(warnings))
+    return evidence, Closed(summary=summary, warnings=tuple(warnings), late=late)
 
 
 async def _commit(context: Context, merged: Merged, warnings: list[str]) -> bool:

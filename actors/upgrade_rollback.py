@@ -15,6 +15,7 @@ from mcpkeep.protocol.upgrade.backup import BackupInfo
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
+from mcpkeep.protocol.upgrade.late_edit import lacking, tell_edits
 from mcpkeep.protocol.upgrade.record_texts import rollback_entry, rollback_section
 from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
@@ -42,6 +43,8 @@ class _Outcome(NamedTuple):
     kept: tuple[str, ...] = ()
     kept_aside: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    """Paths to which the former version was not brought back."""
 
 
 async def roll_back(
@@ -118,10 +121,17 @@ async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str,
 
 async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: Progress) -> _Outcome:
     plan, warnings = await plan_way_back(world, session_id, to, step=step)
-    raced = await commit(world, plan.order, freeze=False, step=step)
-    warnings += tuple(f"{path} was edited during the switch: yours stands" for path in raced)
+    late = await commit(world, plan.order, freeze=False, step=step)
+    warnings += tell_edits(late, "the restored version")
     return _Outcome(
-        plan.order, len(plan.restored), plan.restored, plan.merged, plan.kept, plan.kept_aside, warnings
+        plan.order,
+        len(plan.restored),
+        plan.restored,
+        plan.merged,
+        plan.kept,
+        plan.kept_aside,
+        warnings,
+        (*plan.kept_aside, *lacking(late)),
     )
 
 
@@ -152,7 +162,7 @@ async def _record(
     order, warnings = outcome.order, list(outcome.warnings)
     try:
         times("bringing the baseline back")
-        await world.contents.exchange_baseline(session_id, order.undoes)
+        await world.contents.exchange_baseline(session_id, order.undoes, lacking=outcome.lacking)
     except UpgradeFailed as failed:
         warnings.append(f"the baseline could not be brought back: {failed}")
     times("writing the report")

@@ -15,10 +15,11 @@ from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT, PhaseEvidence
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseDone, PhaseUndone
+from mcpkeep.protocol.upgrade.late_edit import tell_edits
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.phase import announce_phase
 from mcpkeep.protocol.upgrade.plan import Decision, Plan
-from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated, former_version
+from mcpkeep.protocol.upgrade.products import Closed, Merged, Prepared, Switched, Validated, former_version
 from mcpkeep.protocol.upgrade.request import RolledBack, UpgradeDone
 
 __all__ = ["RolledBackFor", "UpgradeRun"]
@@ -135,6 +136,7 @@ class UpgradeRun:
             summary=str(state.phases[PHASE_COUNT - 1].evidence["upgrade_summary"]),
             evidence=self._evidence,
             seconds={str(number): seconds for number, seconds in sorted(self._seconds.items())},
+            late=tell_edits(_product(state, PHASE_COUNT - 1, Closed).late),
         )
 
     async def undo(self, to_phase: int) -> None:

@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from mcpkeep.actors.actor import Actor
-from mcpkeep.protocol.upgrade.backup import BackupMessage, Verification
+from mcpkeep.protocol.upgrade.backup import BackupMessage
 from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
 from mcpkeep.protocol.upgrade.facts import SourceFacts, TargetFacts
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing
 from mcpkeep.protocol.upgrade.plan import Applied, Decision, Plan
 from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
@@ -102,9 +103,12 @@ class Contents(Protocol):
         """
         ...
 
-    async def exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+    async def exchange_baseline(
+        self, session_id: str, undone: Sequence[str], *, lacking: Sequence[str] = ()
+    ) -> None:
         """Bring back the baseline that stood before the first of the changes `undone`, keeping the present
-        one for the way back behind `session_id`.
+        one for the way back behind `session_id`; it stays that of the paths `lacking`, to which nothing
+        was brought back.
         """
         ...
 
@@ -125,8 +129,11 @@ class Contents(Protocol):
         """Copy the staged mcp_server/ and scripts/ into `folder`, durably: what the release is made of."""
         ...
 
-    async def renew_baseline(self, plan: Plan, session_id: str) -> None:
-        """Make baseline/ what upstream's version of each planned file is now; atomically, as a whole."""
+    async def renew_baseline(self, plan: Plan, session_id: str, *, lacking: Sequence[str]) -> None:
+        """Make baseline/ what upstream's version of each planned file is now; atomically, as a whole.
+
+        Of the paths `lacking`, which do not have that version in them, it is the version they had before.
+        """
         ...
 
     async def remove_staging(self, session_id: str) -> None: ...
@@ -185,11 +192,12 @@ class Changes(Protocol):
         """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
         ...
 
-    async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+    async def swap_rest(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         """Bring everything else in, and point `current` and `venv` at the release. Taken back where it fails.
 
-        Answers the paths that the user changed between prepare() and their swap: the user's bytes are
-        back in place, and the new version lies in conflicts/<session>/late/.
+        Answers what became of the files that the user saved since prepare(): merged with the new version
+        where that can be, or back in place with the new version in conflicts/<session>/late/. Raises
+        CodeEdited where that was the server's code.
         """
         ...
 
@@ -235,8 +243,10 @@ class Changes(Protocol):
         """
         ...
 
-    async def restored_verification(self, release_id: str) -> Verification:
-        """Compare what the last change installed with what stands there."""
+    async def look_after(self, session_id: str) -> Standing:
+        """Compare what the session's change installed with what stands there: damage, and the user's edits
+        since it was prepared. The side that does not stand is put aside.
+        """
         ...
 
     async def forget(self) -> None:

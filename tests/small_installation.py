@@ -14,6 +14,7 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, Kind
+from mcpkeep.protocol.upgrade.late_edit import LateEdit
 from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
@@ -86,7 +87,7 @@ class World:
         for record in records:
             self.journals.append(session_id, record)
 
-    def commit(self, order: ChangeOrder) -> tuple[str, ...]:
+    def commit(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         self.changes.prepare_first(order)
         self.changes.swap_first(order)
         self.changes.prepare_rest(order)
@@ -144,7 +145,7 @@ def order(world: World, session_id: str = SESSION) -> ChangeOrder:
     )
 
 
-def upgrade(world: World, *, agent_led: bool = False) -> tuple[str, ...]:
+def upgrade(world: World, *, agent_led: bool = False) -> tuple[LateEdit, ...]:
     """Lock, journal, commit; not ended."""
     world.lock.take(SESSION)
     world.begin(agent_led=agent_led)

@@ -34,6 +34,7 @@ from mcpkeep.protocol.upgrade.journal import (
     Undone,
     fold,
 )
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Decision, Plan, PlannedFile, Version
 from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, SmokeTest
@@ -121,6 +122,9 @@ class FakeWorld:
         self.probation: Probation | None = None
         self.backup_refusal: BackupRefused | None = None
         self.damaged_backup: tuple[str, ...] = ()
+        self.standing = Standing()
+        self.summary = ""
+        self.lacking: tuple[str, ...] = ()
         self.install_refusal: InstallRefused | None = None
         self.ids = 0
         self.time = NOW
@@ -309,7 +313,9 @@ class _Contents(_Part):
         await self._w.point("contents.expected")
         return dict.fromkeys(paths)
 
-    async def exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+    async def exchange_baseline(
+        self, session_id: str, undone: Sequence[str], *, lacking: Sequence[str] = ()
+    ) -> None:
         await self._w.point("contents.exchange_baseline")
 
     async def fill_staging(self, session_id: str) -> None:
@@ -325,8 +331,9 @@ class _Contents(_Part):
     async def take_code(self, session_id: str, folder: str) -> None:
         await self._w.point("contents.take_code")
 
-    async def renew_baseline(self, plan: Plan, session_id: str) -> None:
+    async def renew_baseline(self, plan: Plan, session_id: str, *, lacking: Sequence[str]) -> None:
         await self._w.point("contents.renew_baseline")
+        self._w.lacking = tuple(lacking)
 
     async def remove_staging(self, session_id: str) -> None:
         await self._w.point("contents.remove_staging")
@@ -384,7 +391,7 @@ class _Changes(_Part):
         await self._w.point("changes.swap_first")
         self._w.journals_[order.session_id].append(Done("first"))
 
-    async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+    async def swap_rest(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         w = self._w
         w.journals_[order.session_id].append(Intent(REST, ()))
         await w.point("changes.swap_rest")
@@ -403,7 +410,7 @@ class _Changes(_Part):
                 files={},
             )
         )
-        return ()
+        return w.standing.edits
 
     async def settle(self, session_id: str) -> None:
         await self._w.point("changes.settle")
@@ -465,9 +472,9 @@ class _Changes(_Part):
     async def damaged(self) -> tuple[str, ...]:
         return ()
 
-    async def restored_verification(self, release_id: str) -> Verification:
-        await self._w.point("changes.restored_verification")
-        return Verification(release_id, 1, (), (), ())
+    async def look_after(self, session_id: str) -> Standing:
+        await self._w.point("changes.look_after")
+        return self._w.standing
 
     async def prune(self, keep: Sequence[str]) -> None:
         await self._w.point("changes.prune")
@@ -557,6 +564,7 @@ class _Records(_Part):
 
     async def write_summary(self, at: str, markdown: str) -> str:
         await self._w.point("records.write_summary")
+        self._w.summary = markdown
         return "cache/summary.md"
 
     async def write_records(self, *, log_entry: str, summary: str) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.facts import SourceFacts
+from mcpkeep.protocol.upgrade.late_edit import LateEdit
 from mcpkeep.protocol.upgrade.plan import Applied, Plan
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, ToolDiff
 from mcpkeep.protocol.upgrade.release import UNKNOWN_VERSION, Release
@@ -56,8 +57,8 @@ class Switched(msgspec.Struct, frozen=True):
     tool_diff: ToolDiff
     order: ChangeOrder
     at: datetime
-    raced: tuple[str, ...] = ()
-    """Files that the user changed in the moment of the commit; theirs stand."""
+    late: tuple[LateEdit, ...] = ()
+    """Files that the user saved during the commit."""
 
 
 class Validated(msgspec.Struct, frozen=True):
@@ -75,3 +76,5 @@ class Closed(msgspec.Struct, frozen=True):
     summary: str
     """Path of the report, relative to the workspace."""
     warnings: tuple[str, ...]
+    late: tuple[LateEdit, ...] = ()
+    """Files that the user saved from the commit on."""

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
+from mcpkeep.protocol.upgrade.late_edit import LateEdit
 from mcpkeep.protocol.upgrade.markdown import bullets, code, plain, section, table, time, timed
 from mcpkeep.protocol.upgrade.phase import PHASE_NAMES
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Counts, Decision, Plan
@@ -81,8 +82,8 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
     decisions: Mapping[str, Decision] = {}
     kept_aside: Mapping[str, str] = {}
     """By path: where the side that was not taken lies."""
-    raced: tuple[str, ...] = ()
-    """Changed by the user in the moment of the commit; theirs stand."""
+    late: tuple[LateEdit, ...] = ()
+    """Files that the user saved from the commit on."""
     tools: ToolDiff = ToolDiff()
     tool_count: int = 0
     smoke: tuple[SmokeResult, ...] = ()
@@ -154,7 +155,6 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         files = self.files
         lists = [
-            ("Changed by you in the moment of the commit; yours stand", self.raced),
             ("Merged: your edits and the new version", files.merged),
             ("Kept: you edited them, the new version did not change them or drops them", files.kept),
             ("Stay deleted, as you left them", files.stays_deleted),
@@ -163,6 +163,9 @@ class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
             ("Updated", files.updated),
         ]
         lines = table(("files", ""), ((what, str(count)) for what, count in rows))
+        if self.late:
+            lines += ["", f"Changed by you while the new version came in ({len(self.late)}):", ""]
+            lines += bullets((f"{code(edit.path)}: {plain(edit.tell())}" for edit in self.late), most=200)
         for title, paths in lists:
             if paths:
                 lines += ["", f"{title} ({len(paths)}):", "", *bullets(map(code, paths))]
@@ -240,6 +243,7 @@ def report_upgrade(
     started_at: datetime,
     ended_at: datetime,
     backup_path: str | None = None,
+    late: Sequence[LateEdit] = (),
     warnings: Sequence[str] = (),
     git_committed: bool = False,
 ) -> UpgradeReport:
@@ -261,7 +265,7 @@ def report_upgrade(
         files=FileChanges.of(merged.plan),
         decisions=applied.decisions,
         kept_aside=applied.kept_aside,
-        raced=switched.raced,
+        late=tuple(late),
         tools=switched.tool_diff,
         tool_count=len(switched.proof.tools),
         smoke=validated.smoke,

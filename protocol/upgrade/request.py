@@ -124,6 +124,8 @@ class UpgradeDone(msgspec.Struct, frozen=True, tag="upgrade.done"):
     """By phase."""
     seconds: Mapping[str, float]
     """By phase."""
+    late: tuple[str, ...] = ()
+    """Files that the user saved meanwhile: a sentence for each, with the place of the side not standing."""
 
 
 class UpToDate(msgspec.Struct, frozen=True, tag="upgrade.up_to_date"):

@@ -58,7 +58,11 @@ def tell_answer(answer: UpgradeAnswer) -> str:
         case UpgradeFault():
             return f"failed: {answer.reason}; {STATES[answer.state]}; {answer.remedy}"
         case UpgradeDone():
-            return f"succeeded: {answer.from_version} to {answer.to_version}; the report is {answer.summary}"
+            edits = "".join(f"; {line}" for line in answer.late)
+            return (
+                f"succeeded: {answer.from_version} to {answer.to_version}; the report is {answer.summary}"
+                f"{edits}"
+            )
         case UpToDate():
             return f"had nothing to do: {answer.version} is installed"
         case RolledBack():

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from mcpkeep.protocol.upgrade.facts import Problem
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, is_code_path, lacking
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeResult, compare_tools
 from mcpkeep.protocol.upgrade.smoke import BROWSER_TEST, SEARCH_TEST, WORKFLOW_TEST
 
@@ -49,7 +50,9 @@ class LiveFacts(msgspec.Struct, frozen=True):
     tools: Mapping[str, str]
     smoke: tuple[SmokeResult, ...]
     damaged: tuple[str, ...] = ()
-    """Installed files whose bytes are not those of the plan."""
+    """Installed files whose bytes are neither those of the plan nor a user's edit."""
+    edits: tuple[LateEdit, ...] = ()
+    """What the user saved meanwhile."""
     watchers: bool | None = None
     index_current: bool | None = None
     stderr: tuple[str, ...] = ()
@@ -88,7 +91,15 @@ def judge_live(live: LiveFacts, *, expected_tools: Mapping[str, str], required: 
         failures.append(
             Problem(
                 f"{len(live.damaged)} installed files are not what was planned: {_few(live.damaged)}",
-                "look for another program that writes there, such as a sync tool",
+                "look for another program that writes there, such as a sync tool, or a disk that is full",
+            )
+        )
+    code = [path for path in lacking(live.edits) if is_code_path(path)]
+    if code:
+        failures.append(
+            Problem(
+                f"code of the new version was saved over from its former text: {_few(code)}",
+                "upgrade again: your edit is then merged, and tried",
             )
         )
     if outcome_of(live.smoke, SEARCH_TEST) != "skipped":

@@ -6,11 +6,11 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from mcpkeep.protocol.upgrade.backup import Verification
 from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, RollbackPlan
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
-from mcpkeep.supervisor.upgrade.installed import find_damage, verify_installed
+from mcpkeep.supervisor.upgrade.installed import find_damage, look_after
 from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
 
 __all__ = ["ThreadedChanges"]
@@ -35,7 +35,7 @@ class ThreadedChanges:
     async def swap_first(self, order: ChangeOrder) -> None:
         await self._run(lambda: self._files.swap_first(order))
 
-    async def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+    async def swap_rest(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         return await self._run(lambda: self._files.swap_rest(order))
 
     async def settle(self, session_id: str) -> None:
@@ -61,8 +61,8 @@ class ThreadedChanges:
     async def damaged(self) -> tuple[str, ...]:
         return await self._run(lambda: find_damage(self._files))
 
-    async def restored_verification(self, release_id: str) -> Verification:
-        return await self._run(lambda: verify_installed(self._files, release_id))
+    async def look_after(self, session_id: str) -> Standing:
+        return await self._run(lambda: look_after(self._files, session_id, calls=self._calls))
 
     async def forget(self) -> None:
         await self._run(self._files.made.forget)

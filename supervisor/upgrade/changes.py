@@ -18,13 +18,14 @@ import msgspec
 from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import FIRST, REST, Done, Intent, Undone
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, lacking
 from mcpkeep.protocol.upgrade.places import BASES, INDEX, OWN, VENV
 from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.protocol.upgrade.step import PointLink, PutFile, RenameInstallation, Step, SwapFolder, TakeFile
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, write_durably
 from mcpkeep.supervisor.upgrade.change_failure import as_failure, failure
 from mcpkeep.supervisor.upgrade.journal import JournalFiles, require_session_id
-from mcpkeep.supervisor.upgrade.late_edits import LateEdits
+from mcpkeep.supervisor.upgrade.late_edits import LateEdits, merged_place
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, require_inside
 from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
@@ -55,7 +56,8 @@ class ChangeFiles:
         self._layout = layout
         self._journals = journals
         self._calls = calls
-        self._edits = LateEdits(layout, calls=calls)
+        self.edits = LateEdits(layout, calls=calls)
+        """What the user saved meanwhile."""
         self.made = MadeChanges(layout, now=now, calls=calls)
         """Those that stand on record."""
 
@@ -113,19 +115,23 @@ class ChangeFiles:
         steps = [*_rename(at), *self._file_steps(order, first=True), *steps]
         self._swap(order, FIRST, steps)
 
-    def swap_rest(self, order: ChangeOrder) -> tuple[str, ...]:
+    def swap_rest(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         """Bring everything else in, and point the links at the release. Taken back where it fails.
 
-        Answers the paths that the user changed meanwhile: the user's stand there, the others lie aside.
+        Answers what became of the files that the user saved since they were prepared. Raises CodeEdited
+        where that was code.
         """
         at = self.layout
+        with as_failure("what was edited meanwhile cannot be followed"):
+            paths = (*order.removed, *order.written)
+            order = self.edits.follow(order, [path for path in paths if not path.startswith(_SCRIPTS)])
         release = self.require_release(order.to_release)
         links = [PointLink(f"{OWN}/current", f"releases/{order.to_release}", _text(at.current))]
         if release.venv:
             links.append(PointLink(VENV, f"{OWN}/venvs/{release.venv}", _text(at.venv)))
         steps: list[Step] = [*self._file_steps(order, first=False), *links]
         self._swap(order, REST, steps)
-        return self._edits.given_back(order.session_id)
+        return self.edits.told(order.session_id)
 
     def settle(self, session_id: str) -> None:
         """The former server has ended: remove what its index was lent. May be called again."""
@@ -295,7 +301,9 @@ class ChangeFiles:
             else:
                 creates = order.expected.get(path) is None
                 folders = _missing(base, path) if creates else ()
-                yield PutFile(number, path, f"{order.staged_root}/{path}", kept, creates, folders)
+                merged = merged_place(order.session_id, path)
+                staged = merged if (base / merged).exists() else f"{order.staged_root}/{path}"
+                yield PutFile(number, path, staged, kept, creates, folders)
 
     def _swap(self, order: ChangeOrder, group: str, steps: Sequence[Step]) -> None:
         intent = Intent(group, tuple(steps))
@@ -308,9 +316,10 @@ class ChangeFiles:
             left = self._layout.base / order.staged_root
             live = {folder for folder in touched if not folder.is_relative_to(left)}
             sync_touched(live, self._layout.base, calls=self._calls)
-            self._edits.give_back(order, intent)
+            self.edits.give_back(order, intent)
             if group == REST:
-                self.made.write(order, given_back=self._edits.given_back(order.session_id))
+                apart = lacking(self.edits.told(order.session_id))
+                self.made.write(order, given_back=apart)
             elif order.kind == "rollback":
                 wake_server_state(self.layout, self.made.state_of(order.to_release), calls=self._calls)
             self._journals.append(order.session_id, Done(group))
@@ -332,7 +341,7 @@ class ChangeFiles:
         for step in reversed(intent.steps):
             touched |= undo(step, self._layout.base, calls=self._calls)
         sync_touched(touched, self._layout.base, calls=self._calls)
-        stayed = self._edits.return_edits(session_id, intent)
+        stayed = self.edits.return_edits(session_id, intent)
         if intent.group == FIRST:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
         self._journals.append(session_id, Undone(intent.group))

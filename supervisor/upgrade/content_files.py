@@ -65,10 +65,12 @@ class ContentFiles:
             lambda check: take_code(self._layout, session_id, Path(folder), calls=self._calls, check=check)
         )
 
-    async def renew_baseline(self, plan: Plan, session_id: str) -> None:
+    async def renew_baseline(self, plan: Plan, session_id: str, *, lacking: Sequence[str]) -> None:
         """See `baseline.renew_baseline`."""
         await self._run(
-            lambda check: renew_baseline(self._layout, plan, session_id, calls=self._calls, check=check)
+            lambda check: renew_baseline(
+                self._layout, plan, session_id, lacking=lacking, calls=self._calls, check=check
+            )
         )
 
     async def diffs(self, plan: Plan, paths: Sequence[str]) -> Mapping[str, str]:

@@ -59,6 +59,10 @@ class InstalledContents(ContentFiles):
             )
         return found
 
-    async def exchange_baseline(self, session_id: str, undone: Sequence[str]) -> None:
+    async def exchange_baseline(
+        self, session_id: str, undone: Sequence[str], *, lacking: Sequence[str] = ()
+    ) -> None:
         """See `baseline.exchange_baseline`."""
-        await self._run(lambda _: exchange_baseline(self._layout, session_id, undone, calls=self._calls))
+        await self._run(
+            lambda _: exchange_baseline(self._layout, session_id, undone, lacking=lacking, calls=self._calls)
+        )

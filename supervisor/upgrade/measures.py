@@ -48,10 +48,12 @@ class LiveValidation:
         lack = lack_of(self._layout)
         if lack is None:
             return False
-        records = ChangeFiles(self._layout, JournalFiles(self._layout)).made.records()
+        changes = ChangeFiles(self._layout, JournalFiles(self._layout))
+        records = changes.made.records()
         installed: Mapping[str, ChangedFile] = records[-1].files if records else {}
+        edited = {edit.path for edit in changes.edits.told(records[-1].session_id)} if records else ()
         return not any(
-            path in installed and digest(base / path) == installed[path].new
+            path in installed and path not in edited and digest(base / path) == installed[path].new
             for path in (*lack.changed, *lack.removed)
         )
 

@@ -7,7 +7,7 @@ it did not want what stood there. Each part may be cut short anywhere, and is do
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PHASE_COUNT
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalState, Outcome, PhaseUndone
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, lacking
 from mcpkeep.protocol.upgrade.places import RECORDS, SERVER_STATE
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
@@ -220,7 +221,7 @@ class _Recovery:
             self._end(state, "failed", said)
             return
         said = f"rollback {session_id!r} was interrupted, and finished: release {order.to_release!r}"
-        self._conclude(state, order, said, (*aside, *stayed), whole=whole)
+        self._conclude(state, order, said, aside, stayed, whole=whole)
 
     def _target(self, state: JournalState, prepared: ChangeOrder | None) -> str | None:
         """What was asked for; where no change knows it, where that had led to."""
@@ -253,17 +254,21 @@ class _Recovery:
         state: JournalState,
         order: ChangeOrder | None,
         said: str,
-        stayed: tuple[str, ...] = (),
+        aside: Sequence[str] = (),
+        stayed: Sequence[LateEdit] = (),
         *,
         whole: bool,
     ) -> None:
         if order is not None:
             self._gone_back += order.undoes
-            exchange_baseline(self._changes.layout, order.session_id, order.undoes, calls=self._calls)
+            behind = () if whole else (*aside, *lacking(self._changes.edits.told(order.session_id)))
+            exchange_baseline(
+                self._changes.layout, order.session_id, order.undoes, lacking=behind, calls=self._calls
+            )
             self._report(state, order.from_release, order.to_release, said, order=order, whole=whole)
         if whole:
             self._changes.made.forget()
-        self._end(state, "completed", said, stayed)
+        self._end(state, "completed", said, (*aside, *(edit.path for edit in stayed)))
 
     def _report(
         self,

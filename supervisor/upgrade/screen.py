@@ -249,6 +249,8 @@ class Screen:
         )
         for number, seconds in done.seconds.items():
             self._say((f"  {seconds:7.2f} s  {PHASE_NAMES[int(number)].lower()}", "dim"))
+        for line in done.late:
+            self._say((line, "yellow"))
         self._say(f"release:      {done.to_release}")
         self._say(f"report:       {done.summary}")
         self._say(f"the way back: mcpkeep rollback, to release {done.from_release}")

@@ -17,6 +17,7 @@ from mcpkeep.protocol.question import Question
 from mcpkeep.protocol.upgrade.backup import BackupRefused
 from mcpkeep.protocol.upgrade.facts import Problem
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing, tell_edits
 from mcpkeep.protocol.upgrade.options import UpgradeOptions, UpgradeSettings
 from mcpkeep.protocol.upgrade.plan import Case, Choice
 from mcpkeep.protocol.upgrade.probation import Probation
@@ -47,6 +48,7 @@ from mcpkeep.protocol.upgrade.request import (
     UpgradeMessage,
     UpgradeStatus,
 )
+from mcpkeep.protocol.upgrade.telling import tell_answer
 from mcpkeep.protocol.workflow.gate import parse_gate
 from mcpkeep.protocol.workflow.verdict import judge
 from tests.upgrade_fakes import CONFLICT, NEW, NOW, OLD, FakeWorld, broken, proof_of
@@ -410,7 +412,7 @@ UNTOUCHED = [
     "changes.swap_rest",
     "records.write_validation",
     "validation.measure",
-    "changes.restored_verification",
+    "changes.look_after",
     "live.call",
 ]
 
@@ -677,6 +679,61 @@ async def test_what_changed_while_the_new_server_was_proven_stops_the_commit(whi
         assert "changes.prepare_first" not in fakes.log
         setattr(fakes, which, ())
         assert isinstance(await run.phase(3), PhaseMeasured)
+
+
+EDITS = (
+    LateEdit("standards/universal/a.md", "merged", ".mcpkeep/changes/s/old/standards/universal/a.md"),
+    LateEdit("standards/universal/b.md", "apart", ".mcpkeep/conflicts/s/late/standards/universal/b.md"),
+    LateEdit("mcp_server/tools.py", "newest"),
+)
+
+
+async def test_what_was_saved_meanwhile_is_told_and_its_baseline_is_not_renewed() -> None:
+    fakes = FakeWorld()
+    fakes.standing = Standing((), EDITS)
+    async with running(fakes) as run:
+        done = await run.ask(RUN)
+    assert isinstance(done, UpgradeDone), done
+    assert done.late == tell_edits(EDITS)
+    assert "; standards/universal/b.md was changed by you meanwhile: yours stands;" in tell_answer(done)
+    assert fakes.lacking == ("standards/universal/b.md",)
+    assert "`standards/universal/b.md`: yours stands" in fakes.summary
+
+
+async def test_an_agent_is_told_in_the_last_phase_what_was_saved_meanwhile() -> None:
+    fakes = FakeWorld()
+    fakes.standing = Standing((), EDITS)
+    async with running(fakes) as run:
+        await run.phases(5)
+    said = [notify.text for notify in run.told]
+    told = [f"phase 5 of an upgrade: {line}" for line in tell_edits(EDITS)]
+    assert [line for line in said if "meanwhile" in line] == told
+
+
+@pytest.mark.parametrize(
+    ("standing", "said"),
+    [
+        (Standing((), (LateEdit("mcp_server/tools.py", "apart", "x"),)), "from its former text: mcp_server"),
+        (Standing(("standards/universal/a.md",)), "not what was planned: standards/universal/a.md"),
+    ],
+)
+async def test_code_of_both_versions_and_damage_roll_an_upgrade_back(standing: Standing, said: str) -> None:
+    fakes = FakeWorld()
+    fakes.standing = standing
+    async with running(fakes) as run:
+        answer = await run.ask(RUN)
+    assert isinstance(answer, UpgradeFault) and said in answer.reason, answer
+    assert answer.state == "rolled_back"
+
+
+async def test_damage_after_the_validation_is_told_and_its_baseline_is_not_renewed() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        await run.phases(4)
+        fakes.standing = Standing(("a.md",))
+        assert isinstance(await run.phase(5), PhaseMeasured)
+    assert fakes.lacking == ("a.md",)
+    assert "a.md is not as it was installed" in fakes.summary
 
 
 async def test_a_server_that_is_down_when_it_is_to_be_validated_is_started_and_serves() -> None:

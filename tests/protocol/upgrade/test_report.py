@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.evidence import PostInstallStep
 from mcpkeep.protocol.upgrade.facts import SourceFacts
+from mcpkeep.protocol.upgrade.late_edit import LateEdit
 from mcpkeep.protocol.upgrade.markdown import bullets, code, plain, table
 from mcpkeep.protocol.upgrade.plan import Applied, Case, Choice, Counts, Decision, Plan, PlannedFile
 from mcpkeep.protocol.upgrade.products import Merged, Prepared, Switched, Validated
@@ -71,9 +72,7 @@ def a_report() -> UpgradeReport:
             (step,),
         ),
         merged=Merged(plan, applied, release("2026-e8b70c7", "1.2.0", "e8b70c7" * 5), (), ("it adds X",)),
-        switched=Switched(
-            proof, ToolDiff(("b",), ("old_tool",)), order, ENDED, ("standards/universal/r.md",)
-        ),
+        switched=Switched(proof, ToolDiff(("b",), ("old_tool",)), order, ENDED),
         validated=Validated(
             (SmokeResult("search", "search_standards", "passed", "", 0.25),), ("a fact",), ".cache/v.json"
         ),
@@ -81,6 +80,12 @@ def a_report() -> UpgradeReport:
         started_at=BEGAN,
         ended_at=ENDED,
         backup_path=".praxis-os/.backups/2026-01-31-101500",
+        late=(
+            LateEdit(
+                "standards/universal/r.md", "apart", ".mcpkeep/conflicts/s/late/standards/universal/r.md"
+            ),
+            LateEdit("workflows/w.md", "newest"),
+        ),
         warnings=("disk is nearly full",),
     )
 
@@ -120,9 +125,11 @@ Source: `/src/praxis-os`
 | your own, kept as they are | 2 |
 | in conflict, decided | 1 |
 
-Changed by you in the moment of the commit; yours stand (1):
+Changed by you while the new version came in (2):
 
-- `standards/universal/r.md`
+- `standards/universal/r.md`: yours stands; the new version lies in \
+.mcpkeep/conflicts/s/late/standards/universal/r.md
+- `workflows/w.md`: yours stands
 
 Merged: your edits and the new version (1):
 

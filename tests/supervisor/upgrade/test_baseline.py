@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mcpkeep.protocol.upgrade.plan import Case
@@ -92,6 +93,38 @@ def test_a_renewal_that_was_cut_between_its_renames_is_taken_back(world: Content
     settle_baseline(world.layout)
     assert _files(world.layout.baseline) == before
     assert [path.name for path in world.layout.own.iterdir()] == ["baseline"]
+
+
+def test_of_a_file_that_lacks_the_new_version_it_stays_the_former_one(world: ContentWorld) -> None:
+    lacking = ("standards/universal/a ü.md", "standards/universal/gone.md", "workflows/run.sh", "VERSION.txt")
+    renew_baseline(world.layout, world.plan(), SESSION, lacking=lacking)
+    former = dict.fromkeys(lacking[:2], OLD)
+    current = {path: file for path, file in UPSTREAM.items() if path not in lacking}
+    assert _files(world.layout.baseline) == _expected({**current, **former})
+
+
+def test_a_former_version_that_only_the_former_baseline_has_is_kept_of_a_file_that_lacks_the_new(
+    world: ContentWorld,
+) -> None:
+    path = "workflows/conflict.md"
+    only = plain("only here\n")
+    kept = world.layout.baseline / path
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(only.data)
+    other = ContentWorld(world.source.parent / "other", [Spec(path, Case.CONFLICT, only, MINE, NEW)])
+    plan = msgspec.structs.replace(other.plan(), source_path=str(world.source))
+    renew_baseline(world.layout, plan, SESSION, lacking=(path,))
+    assert _files(world.layout.baseline) == _expected({path: only})
+
+
+def test_what_a_way_back_did_not_reach_keeps_its_baseline(world: ContentWorld) -> None:
+    _put(world, "first")
+    (world.layout.baseline / "dropped").touch()
+    world.layout.change(SESSION).mkdir(parents=True)
+    renew_baseline(world.layout, world.plan(), SESSION)
+    path = CODE[-1]
+    exchange_baseline(world.layout, "back", [SESSION], lacking=(path, "dropped"))
+    assert _files(world.layout.baseline) == {"which": ("file", 0o644, b"first"), **_expected({path: NEW})}
 
 
 def _put(world: ContentWorld, text: str) -> None:

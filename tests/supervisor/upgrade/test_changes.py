@@ -15,9 +15,10 @@ import pytest
 
 from mcpkeep.protocol.upgrade.change import RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing
 from mcpkeep.supervisor.durable import OsCalls
 from mcpkeep.supervisor.upgrade.change_store import ThreadedChanges
-from mcpkeep.supervisor.upgrade.installed import find_damage, verify_installed
+from mcpkeep.supervisor.upgrade.installed import find_damage, look_after
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.small_installation import (
     NEW,
@@ -70,18 +71,15 @@ def test_what_changed_since_the_plan_is_named_and_nothing_is_touched(tmp_path: P
     assert live(world) == before
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_an_edit_between_plan_and_swap_stays_and_the_new_version_is_put_aside(
-    tmp_path: Path, in_place: bool
+def test_an_edit_of_which_the_former_text_is_lost_stays_and_the_new_version_is_put_aside(
+    tmp_path: Path,
 ) -> None:
     world = build(tmp_path)
     world.begin()
     world.changes.prepare(order(world))
     world.changes.swap_first(order(world))
-    if not in_place:
-        (world.base / A).unlink()
-    (world.base / A).write_bytes(EDIT)
-    assert world.changes.swap_rest(order(world)) == (A,)
+    (world.base / A).write_bytes(EDIT)  # In place: the old file's other name is of these bytes too.
+    assert world.changes.swap_rest(order(world)) == (LateEdit(A, "apart", f"{LATE}/{A}"),)
     assert (world.base / A).read_bytes() == EDIT
     assert (world.base / LATE / A).read_bytes() == NEW[A]
     [record] = world.changes.made.records()
@@ -172,13 +170,12 @@ def test_damage_is_told_from_deletion_and_edit(tmp_path: Path) -> None:
     world.begin()
     world.commit(order(world))
     assert find_damage(world.changes) == ()
-    assert verify_installed(world.changes, "new").verified
+    assert look_after(world.changes, SESSION) == Standing()
     (world.base / "scripts/build.py").unlink()
     (world.base / A).write_bytes(b"")
     shutil.rmtree(world.base / "workflows/made")
     assert find_damage(world.changes) == (A, "workflows/made/c.md")
-    found = verify_installed(world.changes, "new")
-    assert (found.mismatches, found.missing) == ((A,), ("scripts/build.py", "workflows/made/c.md"))
+    assert look_after(world.changes, SESSION) == Standing(("scripts/build.py", A, "workflows/made/c.md"))
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a//b", "a/../b", ""])
@@ -325,7 +322,7 @@ async def test_the_state_file_of_a_frozen_server_is_there_before_it_goes_on(tmp_
         assert state.read_bytes() == b'{"pid": 2}'
         frozen.kill()
     [record] = await changes.records()
-    assert (await changes.damaged(), (await changes.restored_verification("new")).verified) == ((), True)
+    assert (await changes.damaged(), await changes.look_after(SESSION)) == ((), Standing())
     await changes.prune((record.to_release,))
     assert await changes.records() == (record,)
 

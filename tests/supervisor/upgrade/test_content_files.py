@@ -173,7 +173,7 @@ async def test_the_loop_sees_the_same_as_the_threads(world: ContentWorld) -> Non
     await contents.take_code(SESSION, str(code))
     assert (code / "mcp_server/a.py").read_text() == "new\n"
     assert set(await contents.diffs(plan, ["mcp_server/a.py"])) == {"mcp_server/a.py"}
-    await contents.renew_baseline(plan, SESSION)
+    await contents.renew_baseline(plan, SESSION, lacking=())
     assert (world.layout.baseline / "mcp_server/a.py").read_text() == "new\n"
     await contents.remove_staging(SESSION)
     assert not world.layout.staging(SESSION).exists()
