@@ -100,12 +100,13 @@ class _Tree:
         client = self._front.client
         async with anyio.create_task_group() as actors:
             await actors.start(self._signals)
-            await actors.start(self._relay.run, self._tools)
             await actors.start(self._child.run)
             if self._workflows is not None:
                 await actors.start(self._workflows.run)
             if self._upgrade is not None:
                 await actors.start(self._upgrade.tool.run)
+            # Last, since calls of our tools may wait for it already.
+            await actors.start(self._relay.run, self._tools)
             gc.freeze()
             gc.enable()
             for start in self._extras():

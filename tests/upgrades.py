@@ -144,9 +144,19 @@ class Session:
             while (await self.state(session_id))["session_status"] != "rolled_back":
                 pass
 
+    async def until_held(self) -> None:
+        """Wait until an mcpkeep holds the workspace."""
+        with anyio.fail_after(LIMIT):
+            while not self._pid_file.exists():
+                await anyio.lowlevel.checkpoint()
+
     def holder(self) -> int:
         """The pid of the mcpkeep that holds the workspace."""
-        return int((self.world.base / ".mcpkeep" / "pid").read_text())
+        return int(self._pid_file.read_text())
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.world.base / ".mcpkeep" / "pid"
 
 
 class Traffic:
@@ -248,6 +258,8 @@ async def session_in(
         logging_callback=session.log,
         elicitation_callback=elicit,
     ) as session.client:
+        if command is None:  # the first answer comes before the workspace is held
+            await session.until_held()
         yield session
 
 

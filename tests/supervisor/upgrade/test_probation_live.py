@@ -109,9 +109,6 @@ async def test_a_signal_while_nothing_can_be_gone_back_to_is_answered_in_the_log
     async with session_in(world) as session:
         pid = await session.server()
         log = world.base / ".mcpkeep" / "logs" / "mcpkeep.log"
-        with anyio.fail_after(LIMIT):
-            while not (world.base / ".mcpkeep" / "pid").exists():
-                await anyio.lowlevel.checkpoint()
         os.kill(session.holder(), signal.SIGUSR1)
         with anyio.fail_after(LIMIT):
             while "nothing to go back to: no upgrade was made" not in log.read_text():
