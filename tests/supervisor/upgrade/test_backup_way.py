@@ -170,7 +170,7 @@ def test_a_backup_of_the_current_release_brings_back_what_was_lost_and_keeps_the
     assert own.read_text() == edited + "\n# ours\n"
     assert lost.read_text() == "ours\n"
     assert (base / OWN).read_text() == "ours, since\n"
-    refused = do(world, "rollback", "--to", was, code=4)
+    refused = do(world, "rollback", "--to", was, code=2)
     assert "is the current one already" in refused["reason"]
 
 
