@@ -18,7 +18,7 @@ import psutil
 
 from tests.benchmarks.line import environment
 
-__all__ = ["LIMIT", "Client", "Fifo", "Message", "is_error", "mcpkeep", "text_of"]
+__all__ = ["LIMIT", "Client", "Fifo", "Message", "default_signals", "is_error", "mcpkeep", "text_of"]
 
 LIMIT = 60.0
 """Seconds for any one wait: a hang becomes a failure."""

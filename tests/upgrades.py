@@ -19,6 +19,7 @@ from mcp_types import LoggingMessageNotificationParams
 from mcpkeep.protocol.upgrade.places import PARTS
 from tests.benchmarks.line import environment
 from tests.praxis import World
+from tests.rpc import default_signals
 
 __all__ = [
     "LIMIT",
@@ -285,6 +286,7 @@ def start_mcpkeep(world: World, *words: str) -> "subprocess.Popen[str]":
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=default_signals,
         text=True,
     )
 

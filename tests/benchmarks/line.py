@@ -58,9 +58,13 @@ INITIALIZE = request(
 INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
 
 
+_SCRIPT = "import sys; from mcpkeep.supervisor.app import cli; sys.exit(cli())"
+"""What pip makes of `[project.scripts]`; `python -m` would import runpy first."""
+
+
 def mcpkeep_command(server: Sequence[str], *options: str) -> list[str]:
-    """The command line that runs `server` under this checkout's mcpkeep."""
-    return [sys.executable, "-m", "mcpkeep.supervisor", "run", *options, "--", *server]
+    """The command line that runs `server` under this checkout's mcpkeep, as the installed `mcpkeep` would."""
+    return [sys.executable, "-c", _SCRIPT, "run", *options, "--", *server]
 
 
 def environment() -> dict[str, str]:
