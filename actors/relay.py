@@ -96,7 +96,7 @@ class RelayActor:
     def client_gone(self) -> None:
         self._client_gone()
 
-    def due_sooner(self) -> None:
+    def rearm(self) -> None:
         self._alarm.set()
 
     # What others ask

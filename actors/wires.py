@@ -63,8 +63,8 @@ class Attendant(Protocol):
         """The client has ended."""
         ...
 
-    def due_sooner(self) -> None:
-        """`armed` has moved forward."""
+    def rearm(self) -> None:
+        """What is due is due sooner than it was, or not at all."""
         ...
 
 
@@ -186,6 +186,9 @@ class RelayWires:
             frames = frames[len(passed) :]
         self.relay.from_child(generation, frames, now)
         self.flush()
+        if self.armed is not None and self.relay.deadline() is None:
+            self.armed = None  # now, while awake, or an idle process would wake up for nothing
+            self._attended(lambda attendant: attendant.rearm())
 
     def child_eof(self, generation: int) -> None:
         self._suspect(generation, "it closed its stdout")
@@ -271,7 +274,7 @@ class RelayWires:
         due = self.relay.deadline()
         if due is not None and (self.armed is None or due < self.armed):
             self.armed = due
-            self._attended(lambda attendant: attendant.due_sooner())
+            self._attended(lambda attendant: attendant.rearm())
 
     def _balance(self) -> None:
         """Read from each side only while the other takes what it is sent."""

@@ -381,6 +381,22 @@ async def test_an_idle_child_that_answers_nothing_is_reported_wedged_in_time() -
 
 
 @JUMPING
+async def test_after_an_idle_child_has_answered_nothing_is_due_any_more() -> None:
+    world = World(health=HealthSettings(after_idle=30, timeout=10)).opened()
+    async with running(world, done):
+        world.say(request(1, "prompts/list"))
+        world.child(1, result(1, {"prompts": []}))
+        await until(lambda: b"ping" in world.wires[1].taken)
+        [*_, ping] = world.wires[1].messages()
+        assert world.ends.armed is not None
+        world.child(1, result(ping["id"]))
+        assert world.ends.armed is None
+        asked = anyio.current_time()
+        await until(lambda: anyio.current_time() > asked + 100)
+    assert world.wires[1].messages() == []
+
+
+@JUMPING
 async def test_a_child_that_closes_a_pipe_and_lives_on_is_reported_after_a_grace() -> None:
     world = World().opened()
     async with running(world, done):
