@@ -67,8 +67,8 @@ class Desk(msgspec.Struct, frozen=True):
         return await self.catalog.ask(look)
 
     async def total_of(self, session: Session) -> int:
-        """How many phases its workflow has: one that prAxIs OS wrote may not know, and takes its current phase
-        for the last. What the session says where its workflow is gone or broken, or all is done.
+        """How many phases its workflow has: one that prAxIs OS wrote may not know, and takes its current
+        phase for the last. What the session says where its workflow is gone or broken, or all is done.
         """
         if session.status is Status.COMPLETED or session.current_phase < session.last_phase:
             return session.total_phases
