@@ -186,9 +186,8 @@ class RelayWires:
             frames = frames[len(passed) :]
         self.relay.from_child(generation, frames, now)
         self.flush()
-        if self.armed is not None and self.relay.deadline() is None:
-            self.armed = None  # now, while awake, or an idle process would wake up for nothing
-            self._attended(lambda attendant: attendant.rearm())
+        if self.armed is not None and not self.relay.calls.table:
+            self._rearm()  # now, while awake, or an idle process would wake up for nothing
 
     def child_eof(self, generation: int) -> None:
         self._suspect(generation, "it closed its stdout")
@@ -211,7 +210,7 @@ class RelayWires:
             case ChildAttached(generation) if (peer := self._peers.get(generation)) is not None:
                 if peer.early is None:  # attached before the child actor was there
                     return
-                early, peer.early = peer.early or [], None
+                early, peer.early = peer.early, None
                 if peer.early_size > HIGH_WATER and not self._paused_children:
                     peer.wire.resume_reading()
             case _:
@@ -270,9 +269,9 @@ class RelayWires:
             self._balance()
 
     def _rearm(self) -> None:
-        """Have the attendant wake up sooner, if the relay's deadline has moved forward."""
+        """Have the attendant wake up sooner, or not at all, if the relay's deadline has moved so."""
         due = self.relay.deadline()
-        if due is not None and (self.armed is None or due < self.armed):
+        if due != self.armed and (due is None or self.armed is None or due < self.armed):
             self.armed = due
             self._attended(lambda attendant: attendant.rearm())
 
