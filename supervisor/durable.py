@@ -32,6 +32,7 @@ __all__ = [
     "put_in_place",
     "remove_file",
     "stamp_of",
+    "start_writing",
     "write_durably",
 ]
 
@@ -348,6 +349,16 @@ def put_in_place(
     return Draft(target, data, calls=calls, mode=mode).put_in_place(previous=previous, expected=expected)
 
 
+def start_writing(fd: int) -> None:
+    """Have the disk begin to write a file, so that the fsyncs of several that follow wait for it together.
+
+    A hint; what fails is told by the fsync.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class Draft:
     """New content for a file, in a temp file beside it: put in place or dropped, once."""
 
@@ -371,13 +382,8 @@ class Draft:
             raise
 
     def start_writing(self) -> None:
-        """Have the disk begin: several drafts that are put in place after that wait for it together.
-
-        A hint; what fails is told by the fsync.
-        """
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        """See the function."""
+        start_writing(self._fd)
 
     def put_in_place(
         self, *, previous: Path | None = None, expected: Stamp | Literal["absent"] | None = None

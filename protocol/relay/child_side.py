@@ -69,7 +69,7 @@ class ChildSide(Side):
                 self._requests(link, head.id, head.method, head.params, frame)
 
     def _answers(self, link: Link, head: Head, line: bytes) -> None:
-        call = self._table.get(head.id)  # type: ignore[arg-type]  # what is no id is no key
+        call = self._table.get(head.id)
         if call is None or call.generation != link.generation:
             self._own_answered(link, head, line)
             return

@@ -13,7 +13,6 @@ from mcpkeep.protocol.relay.call import Call
 from mcpkeep.protocol.relay.framing import Frame
 from mcpkeep.protocol.relay.head import NO_META, Head, read_head
 from mcpkeep.protocol.relay.health import Health
-from mcpkeep.protocol.relay.jsonrpc import RequestId
 from mcpkeep.protocol.relay.link import Link
 from mcpkeep.protocol.relay.listing import Listing
 from mcpkeep.protocol.relay.mcp import Era, Loss
@@ -29,7 +28,7 @@ class Lane:
     """Open while `link` is set; whoever decides which child serves sets it."""
 
     def __init__(
-        self, table: dict[RequestId, Call], *, listing: Listing, opening: Opening, health: Health
+        self, table: dict[object, Call], *, listing: Listing, opening: Opening, health: Health
     ) -> None:
         self.link: Link | None = None
         self._table = table
@@ -123,7 +122,7 @@ class Lane:
             head = read_head(frame)
         except ProtocolError:
             return None
-        call = self._table.get(head.id)  # type: ignore[arg-type]  # what is no id is no key
+        call = self._table.get(head.id)
         result = head.result
         if (
             call is None

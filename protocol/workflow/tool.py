@@ -69,7 +69,7 @@ def _example(kind: type[Request]) -> str:
 
 def _arguments(kinds: Kinds) -> type[msgspec.Struct]:
     """One flat type with the arguments of all actions, each optional but `action`."""
-    actions = Literal[tuple(kinds.by_action)]  # type: ignore[valid-type]
+    actions = Literal[tuple(kinds.by_action)]  # type: ignore[valid-type]  # known at run time only
     fields: list[tuple[str, object, object]] = [
         (name, Union[_present(field.type), UnsetType], UNSET)  # noqa: UP007
         for name, field in kinds.arguments.items()

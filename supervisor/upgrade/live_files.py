@@ -1,13 +1,12 @@
 """Files as a change deals with them: digests, copies with mode and times."""
 
-import contextlib
 import hashlib
 import os
 import stat
 from pathlib import Path
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
+from mcpkeep.supervisor.durable import OS_CALLS, FileCalls, start_writing
 
 __all__ = ["SAME_PATH", "copy_file", "digest", "make_missing", "read_bytes", "require_inside"]
 
@@ -78,19 +77,12 @@ def copy_file(source: Path, target: Path, *, calls: FileCalls = OS_CALLS, synced
             if synced:
                 calls.fsync(fd)
             else:
-                _begin_writing(fd)
+                start_writing(fd)
         finally:
             calls.close(fd)
     finally:
         os.close(read)
     return sha.hexdigest()
-
-
-def _begin_writing(fd: int) -> None:
-    """Have the system begin to write the file's bytes: a later fsync of each of many takes half as long."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def make_missing(folder: Path, *, calls: FileCalls = OS_CALLS, synced: bool = True) -> set[Path]:
