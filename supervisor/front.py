@@ -32,7 +32,10 @@ class Front:
     def __init__(self, options: RunOptions, run_id: str, first: Spawned | None) -> None:
         """Connect the client, and the first child if there is one, and pass on what they say."""
         settings = options.settings
-        self.tools = _own_tools(options)
+        offered = offers_workflows(settings.workflow.enabled, options.workspace)
+        self.workflows_of = options.workspace if offered else None
+        """The workspace whose workflows `pos_workflow` offers; decided once, whatever folders come later."""
+        self.tools = _own_tools(upgrades=options.base is not None, workflows=offered)
         """The relay's own tools: `mcpkeep`, and `pos_workflow` where it is offered."""
         self.relay = Relay(
             own_tools=self.tools,
@@ -85,14 +88,14 @@ def _log_relay(logged: Logged) -> None:
     log_at(logged.level, logged.text)
 
 
-def _own_tools(options: RunOptions) -> tuple[OwnTool, ...]:
+def _own_tools(*, upgrades: bool, workflows: bool) -> tuple[OwnTool, ...]:
     # Each only where it is offered: the schemas come from types whose import delays the first answer.
     keep = KEEP_TOOL
-    if options.base is not None:
+    if upgrades:
         from mcpkeep.protocol.upgrade.tool import KEEP_TOOL_WITH_UPGRADES
 
         keep = KEEP_TOOL_WITH_UPGRADES
-    if not offers_workflows(options.settings.workflow.enabled, options.workspace):
+    if not workflows:
         return (keep,)
     from mcpkeep.protocol.workflow.tool import WORKFLOW_TOOL
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcpkeep.protocol.arguments import arguments_of
 from mcpkeep.protocol.errors import SpawnError
-from mcpkeep.supervisor.workspace import clear_index, make_cache, release_server
+from mcpkeep.supervisor.workspace import prepare_index, release_server
 
 if TYPE_CHECKING:
     from mcpkeep.supervisor.options import RunOptions
@@ -51,16 +51,13 @@ def launch(options: "RunOptions", release: str | None, *, alone: bool = True) ->
 
     The arguments of a configured `-m mcp_server` go along to a release that knows them.
 
-    Where no other server of ours runs (`alone`), what a killed index build left is removed on the way: a
-    server takes it for an index, and never builds another.
+    The place of its search index is prepared on the way; `alone` is whether no other server of ours runs.
 
     Raises:
         SpawnError: the release is not there, or not whole.
     """
     if options.base is not None:
-        make_cache(options.base)
-        if alone:
-            clear_index(options.base)
+        prepare_index(options.base, alone=alone)
     if release is None:
         environ = os.environ if options.release is None else clean_environment(os.environ)
         return Launch(options.command, {**environ, **options.env})

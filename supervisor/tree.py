@@ -27,7 +27,6 @@ from mcpkeep.supervisor.log import log_at
 from mcpkeep.supervisor.options import RunOptions
 from mcpkeep.supervisor.run import ending_signals
 from mcpkeep.supervisor.workflow import Workflows
-from mcpkeep.supervisor.workspace import offers_workflows
 
 if TYPE_CHECKING:
     from mcpkeep.actors.phase_runs import PhaseRunner
@@ -58,8 +57,8 @@ class _Tree:
         settings = options.settings
         self._restart_limit = settings.child.start_limit + settings.child.drain_grace + 10
         self._config_stamp = _stamp(options.config)
-        self._workflows = _workflows(options, self._log_bug, self._runners)
         self._front = front
+        self._workflows = self._offered_workflows()
         self._wires = front.wires
         self._relay = RelayActor(front.wires, report=self._report, client_gone=self._done.set)
         self._host = LocalHost(
@@ -222,6 +221,13 @@ class _Tree:
             workflows=self._workflows,
         )
 
+    def _offered_workflows(self) -> Workflows | None:
+        workspace = self._front.workflows_of
+        if workspace is None:
+            return None
+        state = self._options.state_dir
+        return Workflows(workspace, state, who="mcpkeep run", on_bug=self._log_bug, runners=self._runners)
+
     def _runners(self) -> "Mapping[str, PhaseRunner]":
         if self._upgrade is None:
             return {}
@@ -268,19 +274,6 @@ def _shown_log(options: RunOptions) -> str:
     if workspace is not None and log_file.startswith(workspace.rstrip(os.sep) + os.sep):
         return os.path.relpath(log_file, workspace)
     return "mcpkeep's log file, which the tool mcpkeep's status names"
-
-
-def _workflows(
-    options: RunOptions,
-    on_bug: Callable[[str, Exception], str],
-    runners: "Callable[[], Mapping[str, PhaseRunner]]",
-) -> Workflows | None:
-    """The sessions and definitions of the workspace; None where the tool is not offered."""
-    if options.workspace is None or not offers_workflows(
-        options.settings.workflow.enabled, options.workspace
-    ):
-        return None
-    return Workflows(options.workspace, options.state_dir, who="mcpkeep run", on_bug=on_bug, runners=runners)
 
 
 @contextmanager

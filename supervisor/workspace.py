@@ -7,6 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from mcpkeep.protocol.arguments import module_words
@@ -16,13 +17,12 @@ from mcpkeep.protocol.errors import ConfigError
 __all__ = [
     "KnownServer",
     "StateFolder",
-    "clear_index",
     "find_base",
     "find_workspace",
     "index_folder",
-    "make_cache",
     "make_state_folder",
     "offers_workflows",
+    "prepare_index",
     "recognise_server",
     "release_server",
     "require_index",
@@ -32,6 +32,7 @@ __all__ = [
 _WORKFLOW_SIGNS = (*BASES, os.path.join("universal", "workflows"))
 _MARKERS = (*BASES, "mcpkeep.toml")
 _NEWER = "ouroboros"
+_INDEX = os.path.join(".cache", "vector_index")
 
 
 class KnownServer(NamedTuple):
@@ -181,24 +182,20 @@ def offers_workflows(enabled: bool | Literal["auto"], workspace: str | None) -> 
     return enabled
 
 
-def clear_index(base: str) -> None:
-    """Remove a vector index that lacks its metadata, as a build that was killed leaves one: it is none."""
-    index = index_folder(base)
-    if os.path.isdir(index) and not os.path.lexists(os.path.join(index, "metadata.json")):
+def prepare_index(base: str, workspace: str | None = None, *, alone: bool = True) -> None:
+    """Make the place of the search index fit for a server's start; to be called before each, never raises.
+
+    A server makes its index itself, but does not start where the folder for it is missing. Where no other
+    server of ours runs (`alone`), an index without its metadata is removed, as a killed build leaves one: a
+    server takes it for an index, and never builds another.
+    """
+    index = index_folder(base, workspace)
+    with suppress(OSError):
+        os.makedirs(os.path.dirname(index), exist_ok=True)
+    if alone and os.path.isdir(index) and not os.path.lexists(os.path.join(index, "metadata.json")):
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)
-
-
-def make_cache(base: str, workspace: str | None = None) -> None:
-    """Make the folder that the index is to be in, as far as that goes; to be called before every start.
-
-    The server makes its index itself, but does not start where there is no such folder.
-    """
-    try:
-        os.makedirs(os.path.dirname(index_folder(base, workspace)), exist_ok=True)
-    except OSError:
-        return
 
 
 def index_folder(base: str, workspace: str | None = None) -> str:
@@ -206,7 +203,7 @@ def index_folder(base: str, workspace: str | None = None) -> str:
     try:
         return require_index(base, workspace)
     except ValueError:
-        return os.path.join(base, ".cache", "vector_index")
+        return os.path.join(base, _INDEX)
 
 
 def require_index(base: str, workspace: str | None = None) -> str:
@@ -215,7 +212,7 @@ def require_index(base: str, workspace: str | None = None) -> str:
     Raises:
         ConfigRefused: config.json is damaged, or names what cannot be exchanged by renames, or is none.
     """
-    usual = os.path.join(base, ".cache", "vector_index")
+    usual = os.path.join(base, _INDEX)
     try:
         config = _read_unseen(os.path.join(base, "config.json"))
     except OSError:
@@ -225,7 +222,7 @@ def require_index(base: str, workspace: str | None = None) -> str:
     from mcpkeep.protocol.upgrade.rag_paths import Place, index_place, not_of_an_index, refused_index
 
     place = index_place(config)
-    if place == Place(".cache/vector_index", True):
+    if place == Place(_INDEX, True):
         return usual
     root = os.path.realpath(base if place.installed else workspace or os.path.dirname(base))
     folder = above = os.path.join(root, place.path)

@@ -26,8 +26,8 @@ class Calls:
         self._listing = listing
         self._opening = opening
         self.table: dict[object, Call] = {}
-        """By the client's id, so that what is no id is not in it. Only a call that a child has may be taken out
-        here; else remove() it.
+        """By the client's id, so what is no id is not in it. Only a call that a child has may be taken out here;
+        else remove() it.
         """
         self._suspect: tuple[str, str | None] | None = None
         """What alone was in flight at the last crash."""

@@ -29,7 +29,6 @@ from mcpkeep.supervisor.upgrade.index import (
     REBUILD_FLAG,
     carry_index,
     drop_index,
-    drop_unfinished,
     filled_at,
     is_current,
     lack_of,
@@ -42,7 +41,7 @@ from mcpkeep.supervisor.upgrade.launch import (
 )
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, open_probe
-from mcpkeep.supervisor.workspace import make_cache
+from mcpkeep.supervisor.workspace import prepare_index
 
 __all__ = ["TAIL_LINES", "StagedCandidates"]
 
@@ -203,8 +202,7 @@ class _Trial(NamedTuple):
         return tried if current and outcome_of(tried.smoke, SEARCH_TEST) == "passed" else None
 
     async def _try(self, doing: str) -> _Tried:
-        await _in_thread(make_cache, str(self.at.base), str(self.at.workspace))
-        await _in_thread(drop_unfinished, self.at)
+        await _in_thread(prepare_index, str(self.at.base), str(self.at.workspace))
         self.progress(doing)
         began = anyio.current_time()
         async with self.start() as server:

@@ -15,12 +15,11 @@ from mcpkeep.protocol.upgrade.places import SERVER_STATE
 from mcpkeep.protocol.upgrade.readiness import Patience
 from mcpkeep.supervisor.launch import clean_environment
 from mcpkeep.supervisor.stderr import TAIL_LINES
-from mcpkeep.supervisor.upgrade.index import drop_unfinished
 from mcpkeep.supervisor.upgrade.launch import launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.probe import TERM_GRACE, Probe, start_probe
 from mcpkeep.supervisor.upgrade.release_store import read_release
-from mcpkeep.supervisor.workspace import make_cache
+from mcpkeep.supervisor.workspace import prepare_index
 
 __all__ = ["DirectServer"]
 
@@ -98,11 +97,10 @@ class DirectServer:
         """Boot the release on the live workspace, up to its list of tools. Raises UpgradeFailed."""
         await self.drop()
         release = await anyio.to_thread.run_sync(read_release, self._layout, release_id)
-        await anyio.to_thread.run_sync(make_cache, str(self._layout.base), str(self._layout.workspace))
-        await anyio.to_thread.run_sync(drop_unfinished, self._layout)
+        workspace = self._layout.workspace
+        await anyio.to_thread.run_sync(prepare_index, str(self._layout.base), str(workspace))
         doing = "starting the server on the workspace"
         progress(doing)
-        workspace = self._layout.workspace
         self._probe = await start_probe(
             launch_release(self._layout, release, workspace, self._arguments),
             str(workspace),

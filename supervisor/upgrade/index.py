@@ -24,7 +24,6 @@ __all__ = [
     "Lack",
     "carry_index",
     "drop_index",
-    "drop_unfinished",
     "filled_at",
     "is_current",
     "lack_of",
@@ -60,18 +59,6 @@ def drop_index(index: Path) -> None:
         rmtree(index)
     else:
         index.unlink(missing_ok=True)
-
-
-def drop_unfinished(at: Layout) -> bool:
-    """Remove the index of an installation if its build was cut short: the server would never build it anew.
-
-    To be called before every start of a server. Answers whether there was one.
-    """
-    index = at.vector_index
-    if not index.is_dir() or (index / METADATA).is_file():
-        return False
-    drop_index(index)
-    return True
 
 
 def carry_index(live: Layout, staged: Layout) -> bool:

@@ -6,7 +6,6 @@ import pytest
 
 from mcpkeep.protocol.relay.call import Call
 from mcpkeep.protocol.relay.framing import Frame, Oversized
-from mcpkeep.protocol.relay.jsonrpc import RequestId
 from mcpkeep.protocol.relay.mcp import Loss
 from tests.protocol.relay.relay_script import Script, call, failure, line, notice, request, result, tool
 
@@ -30,7 +29,7 @@ def test_plain_calls_pass_up_to_the_first_frame_that_is_not_one() -> None:
 
 
 def test_a_passed_call_stands_in_the_table_as_the_relay_itself_would_note_it() -> None:
-    def table(script: Script) -> dict[RequestId, Call]:
+    def table(script: Script) -> dict[object, Call]:
         return dict(script.relay.calls.table)
 
     lane, relay = ready(), ready()

@@ -14,7 +14,6 @@ from mcpkeep.supervisor.upgrade.index import (
     Lack,
     carry_index,
     drop_index,
-    drop_unfinished,
     filled_at,
     is_current,
     lack_of,
@@ -182,15 +181,6 @@ def test_what_was_edited_since_it_was_staged_is_not_indexed_there(base: Path, tm
     changed = ("standards/a.md", "standards/deep/b ü.md", "standards/new.md")
     assert unindexed(base, staged, besides={None}) == changed
     assert unindexed(base, staged, besides={"standards/a.md"}) == changed[1:]
-
-
-def test_an_unfinished_index_is_dropped_and_a_finished_one_stays(base: Path) -> None:
-    assert not drop_unfinished(at(base))
-    index = make(base)
-    assert not drop_unfinished(at(base))
-    (index / "metadata.json").unlink()
-    assert drop_unfinished(at(base))
-    assert not index.exists()
 
 
 def test_dropping_a_link_leaves_what_it_points_at(base: Path, tmp_path: Path) -> None:

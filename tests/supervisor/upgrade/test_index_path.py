@@ -18,7 +18,7 @@ from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from mcpkeep.supervisor.upgrade.sample import build_index
 from mcpkeep.supervisor.upgrade.staging import fill_staging
 from mcpkeep.supervisor.upgrade.target import InstalledTarget
-from mcpkeep.supervisor.workspace import clear_index, index_folder
+from mcpkeep.supervisor.workspace import index_folder, prepare_index
 from tests.praxis import World, world_in
 from tests.small_installation import SESSION, build, order
 from tests.upgrades import run_mcpkeep
@@ -134,11 +134,14 @@ def test_one_that_a_killed_build_left_there_is_cleared_at_start(tmp_path: Path, 
     configure(base, index_path=place)
     table = tmp_path / place / "praxis_os_standards.lance"
     table.mkdir(parents=True)
-    clear_index(str(base))
+    prepare_index(str(base), alone=False)
+    assert table.exists()
+    prepare_index(str(base))
     assert not table.parent.exists()
+    assert table.parent.parent.is_dir()
     table.mkdir(parents=True)
     (table.parent / "metadata.json").write_text("{}")
-    clear_index(str(base))
+    prepare_index(str(base))
     assert table.exists()
 
 
@@ -150,7 +153,7 @@ def test_what_is_no_index_is_never_cleared_whatever_the_settings_say(tmp_path: P
         folder.mkdir(parents=True)
         (folder / "mine.md").write_text("mine")
     configure(project / ".praxis-os", index_path=place)
-    clear_index(str(project / ".praxis-os"))
+    prepare_index(str(project / ".praxis-os"))
     assert all((folder / "mine.md").exists() for folder in folders)
     assert index_folder(str(project / ".praxis-os")) == str(project / USUAL)
 
