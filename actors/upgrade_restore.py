@@ -11,15 +11,7 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.places import RECORDS
 
-__all__ = ["find_damage", "restore"]
-
-
-async def find_damage(world: UpgradeWorld) -> tuple[str, ...]:
-    """What is damaged in the live tree, as far as mcpkeep can tell, or why it cannot."""
-    try:
-        return await world.changes.damaged()
-    except UpgradeFailed as failed:
-        return (str(failed),)
+__all__ = ["restore"]
 
 
 async def restore(

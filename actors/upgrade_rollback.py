@@ -8,18 +8,16 @@ from typing import NamedTuple, TypeVar
 import anyio
 
 from mcpkeep.actors.upgrade_commit import commit
-from mcpkeep.actors.upgrade_restore import find_damage, restore
-from mcpkeep.actors.upgrade_target import find_backup, list_backups, plan_way_back, verify
+from mcpkeep.actors.upgrade_restore import restore
+from mcpkeep.actors.upgrade_target import find_damage, find_target, list_backups, stage_way_back
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo
 from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
 from mcpkeep.protocol.upgrade.late_edit import lacking, tell_edits
-from mcpkeep.protocol.upgrade.record_texts import rollback_entry, rollback_section
-from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.request import RolledBack
-from mcpkeep.protocol.upgrade.rollback import NoWayBack, resolve_target
+from mcpkeep.protocol.upgrade.rollback import NoWayBack, Target
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
 
 __all__ = ["RollbackFailed", "roll_back"]
@@ -59,11 +57,11 @@ async def roll_back(
     began, times = world.now(), StepTimes(step, world.clock)
     session_id = f"rollback-{world.new_id()}"
     try:
-        await _require_way(world, to)
         if of_session is None:
             await world.lock.acquire(session_id)
         try:
-            outcome = await _change(world, session_id, to, by, times)
+            target = await find_target(world, to, step=times)
+            outcome = await _change(world, session_id, target, to, by, times)
             return await _shielded(_record(world, session_id, outcome, by, began, times))
         finally:
             if of_session is None:
@@ -75,22 +73,6 @@ async def roll_back(
         raise await _shielded(_failed(world, session_id, by, began, times, error)) from error
 
 
-async def _require_way(world: UpgradeWorld, to: str | None) -> None:
-    backups = () if to is None else await list_backups(world)
-    if any(backup.backup_id == to for backup in backups):
-        return
-    try:
-        resolve_target(await world.changes.records(), backups, to)
-    except NoWayBack as none:
-        if none.details["known"] or await list_backups(world):
-            raise
-        raise NoWayBack(
-            "there is nothing to go back to: no upgrade was made here yet",
-            remediation="upgrade first: each upgrade makes the way back from it",
-            details=none.details,
-        ) from none
-
-
 async def _shielded(work: Awaitable[T]) -> T:
     done: list[T] = []
     with anyio.CancelScope(shield=True):
@@ -98,18 +80,21 @@ async def _shielded(work: Awaitable[T]) -> T:
     return done[0]
 
 
-async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str, step: Progress) -> _Outcome:
-    backup = await find_backup(world, to)
-    if backup is not None:
-        await verify(world, backup.backup_id, step=step)
-    whole = backup is not None and bool(await find_damage(world))
-    options = {"to": to, "restore": whole}
+async def _change(
+    world: UpgradeWorld,
+    session_id: str,
+    target: Target | BackupInfo,
+    to: str | None,
+    by: str,
+    step: Progress,
+) -> _Outcome:
+    options = {"to": to, "restore": isinstance(target, BackupInfo)}
     await world.journals.begin(Begun(session_id, "rollback", False, by, world.now(), options))
     try:
-        if backup is not None and whole:
-            outcome = await _restore(world, session_id, backup, step)
+        if isinstance(target, BackupInfo):
+            outcome = await _restore(world, session_id, target, step)
         else:
-            outcome = await _go_back(world, session_id, to, step)
+            outcome = await _go_back(world, session_id, target, step)
             outcome = outcome._replace(warnings=(*outcome.warnings, *await _missing(world, outcome)))
     except BaseException as error:
         with anyio.CancelScope(shield=True):
@@ -119,8 +104,8 @@ async def _change(world: UpgradeWorld, session_id: str, to: str | None, by: str,
     return outcome
 
 
-async def _go_back(world: UpgradeWorld, session_id: str, to: str | None, step: Progress) -> _Outcome:
-    plan, warnings = await plan_way_back(world, session_id, to, step=step)
+async def _go_back(world: UpgradeWorld, session_id: str, target: Target, step: Progress) -> _Outcome:
+    plan, warnings = await stage_way_back(world, session_id, target, step=step)
     late = await commit(world, plan.order, freeze=False, step=step)
     warnings += tell_edits(late, "the restored version")
     return _Outcome(
@@ -184,11 +169,7 @@ async def _record(
     )
     summary = ""
     try:
-        await world.records.write_records(log_entry=rollback_entry(report), summary=rollback_section(report))
-        summary = await world.records.write_summary(
-            f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown()
-        )
-        await world.records.log_line(history_line(report))
+        summary = await world.records.record_rollback(report)
         await world.contents.remove_staging(session_id)
     except UpgradeFailed as failed:
         warnings.append(f"the records could not be written: {failed}")
@@ -225,7 +206,7 @@ async def _failed(
         failure=f"{error}; {error.remediation}",
     )
     with suppress(UpgradeFailed):
-        await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
+        await world.records.record_rollback(report)
     return RollbackFailed(
         f"the rollback failed: {error}; release {report.to_release} stands",
         remediation=error.remediation,

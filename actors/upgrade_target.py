@@ -10,21 +10,49 @@ from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, ListBacku
 from mcpkeep.protocol.upgrade.change import RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import CheckRelease, InstallRefused, RebuildRelease
-from mcpkeep.protocol.upgrade.rollback import resolve_target
+from mcpkeep.protocol.upgrade.rollback import NoWayBack, Target, resolve_target
 
-__all__ = ["find_backup", "list_backups", "plan_way_back", "probe", "provide_release", "verify"]
+__all__ = [
+    "find_damage",
+    "find_target",
+    "list_backups",
+    "probe",
+    "provide_release",
+    "stage_way_back",
+]
 
 
-async def plan_way_back(
-    world: UpgradeWorld, session_id: str, to: str | None, *, step: Progress
-) -> tuple[RollbackPlan, tuple[str, ...]]:
-    """Stage the way back, to a release that can be started; what is worth knowing, in words.
+async def find_target(world: UpgradeWorld, to: str | None, *, step: Progress) -> Target | BackupInfo:
+    """Where a rollback leads; or the backup `to`, verified, whose folders a damaged tree gets back whole.
 
-    Raises UpgradeFailed: there is no such way, or its release can neither be started nor rebuilt.
+    Raises NoWayBack; or UpgradeFailed, as that backup cannot be used.
     """
     step("planning the way back")
     backups = () if to is None else await list_backups(world)
-    target = resolve_target(await world.changes.records(), backups, to)
+    backup = next((backup for backup in backups if backup.backup_id == to), None)
+    if backup is not None:
+        await _verify(world, backup.backup_id, step=step)
+        if await find_damage(world):
+            return backup
+    try:
+        return resolve_target(await world.changes.records(), backups, to)
+    except NoWayBack as none:
+        if none.details["known"] or await list_backups(world):
+            raise
+        raise NoWayBack(
+            "there is nothing to go back to: no upgrade was made here yet",
+            remediation="upgrade first: each upgrade makes the way back from it",
+            details=none.details,
+        ) from none
+
+
+async def stage_way_back(
+    world: UpgradeWorld, session_id: str, target: Target, *, step: Progress
+) -> tuple[RollbackPlan, tuple[str, ...]]:
+    """Stage the way back, to a release that can be started; what is worth knowing, in words.
+
+    Raises UpgradeFailed: the release can neither be started nor rebuilt, or a file cannot be read or written.
+    """
     told: tuple[str, ...] = ()
     if target.merges:
         told = (f"backup {target.backup_id} was merged with what stood here: what you edited since stays",)
@@ -87,7 +115,7 @@ async def _rebuild(
             remediation="go back to another one: `mcpkeep backups` lists them",
             details={"release": release_id, "problems": problems},
         )
-    await verify(world, backup.backup_id, why=why, step=step)
+    await _verify(world, backup.backup_id, why=why, step=step)
     step(f"rebuilding release {release_id} from backup {backup.backup_id}")
     made = await ask_installer(world.installer, RebuildRelease(release_id, backup.backup_id))
     if isinstance(made, InstallRefused):
@@ -99,7 +127,7 @@ async def _rebuild(
     return (f"{why}; it was rebuilt from backup {backup.backup_id}", *made.warnings)
 
 
-async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: str = "") -> None:
+async def _verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: str = "") -> None:
     """Read the backup back. Raises UpgradeFailed, which names the files and the next older sound one."""
     step(f"verifying backup {backup_id}")
     wrong = await _damage(world, backup_id)
@@ -121,11 +149,12 @@ async def verify(world: UpgradeWorld, backup_id: str, *, step: Progress, why: st
     )
 
 
-async def find_backup(world: UpgradeWorld, backup_id: str | None) -> BackupInfo | None:
-    """The backup of that id, which may be damaged."""
-    if backup_id is None:
-        return None
-    return next((backup for backup in await list_backups(world) if backup.backup_id == backup_id), None)
+async def find_damage(world: UpgradeWorld) -> tuple[str, ...]:
+    """What is damaged in the live tree, as far as mcpkeep can tell, or why it cannot."""
+    try:
+        return await world.changes.damaged()
+    except UpgradeFailed as failed:
+        return (str(failed),)
 
 
 async def _damage(world: UpgradeWorld, backup_id: str) -> tuple[str, ...]:

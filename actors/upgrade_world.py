@@ -21,6 +21,7 @@ from mcpkeep.protocol.upgrade.probation import Probation
 from mcpkeep.protocol.upgrade.proof import Proof, SmokeTest
 from mcpkeep.protocol.upgrade.release import InstallerMessage, Release
 from mcpkeep.protocol.upgrade.request import UpgradeAnswer, UpgradeMessage
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 __all__ = [
     "Answering",
@@ -379,6 +380,10 @@ class Records(Protocol):
 
     async def write_records(self, *, log_entry: str, summary: str) -> None:
         """Append to UPDATE_LOG.txt, and bring INSTALLATION_SUMMARY.md up to date; durably."""
+        ...
+
+    async def record_rollback(self, report: RollbackReport) -> str:
+        """Leave all records of a rollback, of one that failed its report; whose path it answers."""
         ...
 
     async def save_decisions(self, plan_id: str, decisions: Mapping[str, Decision]) -> None:

@@ -56,7 +56,9 @@ from mcpkeep.protocol.upgrade.release import (
     RunPostInstall,
     Snapshot,
 )
+from mcpkeep.protocol.upgrade.report import history_line
 from mcpkeep.protocol.upgrade.rollback import order_restored
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 __all__ = ["CONFLICT", "NEW", "NOW", "OLD", "FakeWorld", "broken", "proof_of"]
 
@@ -569,6 +571,13 @@ class _Records(_Part):
 
     async def write_records(self, *, log_entry: str, summary: str) -> None:
         await self._w.point("records.write_records")
+
+    async def record_rollback(self, report: RollbackReport) -> str:
+        await self._w.point("records.record_rollback")
+        self._w.summary = report.to_markdown()
+        if not report.failure:
+            self._w.lines.append(history_line(report))
+        return "cache/summary.md"
 
     async def save_decisions(self, plan_id: str, decisions: Mapping[str, Decision]) -> None:
         await self._w.point("records.save_decisions")

@@ -26,9 +26,7 @@ class Calls:
         self._listing = listing
         self._opening = opening
         self.table: dict[object, Call] = {}
-        """By the client's id, so what is no id is not in it. Only a call that a child has may be taken out here;
-        else remove() it.
-        """
+        """By the client's id. Only a call that a child has may be taken out here; else remove() it."""
         self._suspect: tuple[str, str | None] | None = None
         """What alone was in flight at the last crash."""
         self.held_bytes = 0

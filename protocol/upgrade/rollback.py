@@ -126,7 +126,7 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
     named = next((backup for backup in backups if backup.complete and backup.backup_id == to), None)
     try:
         way = find_way_back(records, to)
-    except UpgradeFailed:
+    except NoWayBack:
         if named is None or named.release is None:
             raise
         merged = Target(to, named.release, named.backup_id, merges=True)
@@ -135,7 +135,7 @@ def resolve_target(records: Sequence[ChangeRecord], backups: Sequence[BackupInfo
             return merged
         try:
             way = find_way_back(records, to)
-        except UpgradeFailed:
+        except NoWayBack:
             return merged
     if to == current:
         raise NoWayBack(

@@ -95,22 +95,26 @@ class RecordFiles:
         self._write(base / LOG, append_entry(_read(base / LOG), log_entry))
         self._write(base / SUMMARY, put_section(_read(base / SUMMARY), summary))
 
-    def record_rollback(self, report: RollbackReport, *, reason: str) -> None:
-        """Leave every record of a rollback that is not there yet, `reason` in the history.
+    def record_rollback(self, report: RollbackReport, *, reason: str | None = None) -> str:
+        """Leave every record of a rollback that is not there yet, `reason` in the history; of one that failed
+        its report alone. That one's path, relative to the workspace.
 
         May be repeated: one that was cut short, here or by whoever began the rollback, leaves each once.
         """
+        if report.failure:
+            return self._report_rollback(report)
         told = tells_rollback(_read(self._layout.base / LOG), since=report.started_at)
         self.write_records(log_entry="" if told else rollback_entry(report), summary=rollback_section(report))
-        self.report_rollback(report)
+        path = self._report_rollback(report)
         if not any(line.get("session_id") == report.session_id for line in self.history()):
-            self.log_line({**history_line(report), "reason": reason})
+            self.log_line({**history_line(report), **({"reason": reason} if reason else {})})
+        return path
 
-    def report_rollback(self, report: RollbackReport) -> None:
-        """Write the report of a rollback, failed or not, unless it has one. May be repeated."""
-        reports = self._layout.reports.glob("upgrade-summary-*-rollback*.md")
-        if not any(report.identity in _decode(_bytes(path)) for path in reports):
-            self.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
+    def _report_rollback(self, report: RollbackReport) -> str:
+        for path in self._layout.reports.glob("upgrade-summary-*-rollback*.md"):
+            if report.identity in _decode(_bytes(path)):
+                return self._in_workspace(path)
+        return self.write_summary(f"{report.ended_at:%Y-%m-%d}-rollback", report.to_markdown())
 
     def latest(self) -> tuple[str, str] | None:
         """The newest summary: its path relative to the workspace, and its text."""
@@ -248,6 +252,9 @@ class ThreadedRecords:
 
     async def write_records(self, *, log_entry: str, summary: str) -> None:
         await self._run(lambda: self._files.write_records(log_entry=log_entry, summary=summary))
+
+    async def record_rollback(self, report: RollbackReport) -> str:
+        return await self._run(lambda: self._files.record_rollback(report))
 
     async def save_decisions(self, plan_id: str, decisions: Mapping[str, Decision]) -> None:
         await self._run(lambda: self._files.save_decisions(plan_id, decisions))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.rollback import (
+    NoWayBack,
     Return,
     Span,
     WayBack,
@@ -67,7 +68,7 @@ def _find_way(changes: ChangeFiles, to: str | None) -> WayBack:
     records = changes.made.records()
     try:
         return find_way_back(records, to)
-    except UpgradeFailed:
+    except NoWayBack:
         target = resolve_target(records, BackupFiles(changes.layout).backups(), to)
         if target.merges:
             return way_to_backup(changes.layout, target.backup_id or "")

@@ -96,10 +96,7 @@ def recover_installation(parts: UpgradeParts) -> Recovered:
                 records().log_line(line)
 
     def record(report: RollbackReport, reason: str) -> None:
-        if report.failure:
-            records().report_rollback(report)
-        else:
-            records().record_rollback(report, reason=reason)
+        records().record_rollback(report, reason=reason)
 
     return recover(parts.changes, parts.journals, parts.lock, first=mend, log_line=log_line, record=record)
 

@@ -17,6 +17,7 @@ from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.options import UpgradeSettings
 from mcpkeep.protocol.upgrade.probation import CRASHES, PERIOD, Probation
 from mcpkeep.protocol.upgrade.request import ServerCrashed
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 
 pytestmark = [
     pytest.mark.anyio,
@@ -86,8 +87,8 @@ class World:
     async def records(self) -> tuple[ChangeRecord, ...]:
         return (ChangeRecord(1, "s-1", "upgrade", START, "old", "new", "backup", True, {}),)
 
-    async def write_summary(self, at: str, markdown: str) -> str:
-        return at
+    async def record_rollback(self, report: RollbackReport) -> str:
+        return report.session_id
 
     release = "new"
 

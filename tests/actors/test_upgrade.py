@@ -772,13 +772,14 @@ async def test_a_rollback_after_an_upgrade_brings_the_former_release_back_and_en
     assert (fakes.lock_, fakes.staging, fakes.open_sessions) == (None, set(), [])
 
 
-async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_holds_nothing() -> None:
+async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_writes_nothing() -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:
         answer = await run.ask(RollBack(None, "test"))
     assert isinstance(answer, Refused)
     assert answer.reason == "there is nothing to go back to: no upgrade was made here yet"
-    assert [name for name in fakes.log if name.startswith(("records", "lock"))] == []
+    told = [name for name in fakes.log if name.startswith(("records", "lock", "journals"))]
+    assert told == ["lock.acquire", "lock.release"]
     require_untouched(fakes)
 
 

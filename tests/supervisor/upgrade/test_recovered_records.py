@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcpkeep.protocol.upgrade.journal import Ended
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.upgrade.records import RecordFiles
 from mcpkeep.supervisor.upgrade.recovery import recover
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
@@ -43,12 +44,15 @@ def roll_back(world: World) -> None:
 
 
 def recover_with_records(world: World) -> None:
-    records = RecordFiles(world.layout, now=world.now, calls=world.calls)
+    def record(report: RollbackReport, reason: str) -> None:
+        records = RecordFiles(world.layout, now=world.now, calls=world.calls)
+        records.record_rollback(report, reason=reason)
+
     recover(
         world.changes,
         world.journals,
         world.lock,
-        record=lambda report, reason: records.record_rollback(report, reason=reason),
+        record=record,
         now=world.now,
         calls=world.calls,
     )
