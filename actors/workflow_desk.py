@@ -11,7 +11,7 @@ from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
 from mcpkeep.protocol.workflow.definition import OptionMissing, Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.refusal import NotFound, Refusal
-from mcpkeep.protocol.workflow.session import Session, Status
+from mcpkeep.protocol.workflow.session import Session
 
 __all__ = ["Catalog", "Desk", "Members", "Shelf", "find_phase", "resolve", "total_of"]
 
@@ -67,10 +67,10 @@ class Desk(msgspec.Struct, frozen=True):
         return await self.catalog.ask(look)
 
     async def total_of(self, session: Session) -> int:
-        """How many phases its workflow has: one that prAxIs OS wrote may not know, and takes its current
-        phase for the last. What the session says where its workflow is gone or broken, or all is done.
+        """How many phases there are, by the session or its workflow as it is now; what the session says where
+        that one is gone or broken.
         """
-        if session.status is Status.COMPLETED or session.current_phase < session.last_phase:
+        if session.counts_phases:
             return session.total_phases
         try:
             return await self.catalog.ask(lambda shelf: total_of(resolve(shelf, session), session))
@@ -93,8 +93,8 @@ def resolve(shelf: Shelf, session: Session) -> WorkflowDefinition:
 
 
 def total_of(workflow: WorkflowDefinition, session: Session) -> int:
-    """How many phases the session counts in its workflow as it is now; completed ones stay as they are."""
-    if session.status is Status.COMPLETED:
+    """How many phases there are, by the session, or by its workflow where that one cannot tell."""
+    if session.counts_phases:
         return session.total_phases
     return workflow.phases[-1].number - workflow.first_phase + 1
 

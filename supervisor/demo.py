@@ -112,11 +112,7 @@ async def _scene(
         result = await stream.client.call_tool("mcpkeep", {"action": "restart"}, read_timeout_seconds=LIMIT)
         if result.is_error:
             raise DemoFailed(f"the restart was refused: {result.content!r}")
-    deadline = event.began + LIMIT
-    while stream.pid in (None, old):
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"after {event.name!r} no new server answered within {LIMIT:g} s")
-        await anyio.sleep(0.01)
+    await stream.until(lambda: stream.pid not in (None, old), f"a new server's answer after {event.name!r}")
     event.pid = stream.pid
     until = time.monotonic() + CALM
     while time.monotonic() < until:

@@ -50,12 +50,15 @@ class Stream:
     """Calls the server at a steady rate and notes what comes back, in the event during which it came."""
 
     def __init__(self, client: "Client", choose: Choose, read: Read) -> None:
+        import anyio
+
         self.client = client
         self.events: list[Event] = []
         self.pid: int | None = None
         """The server that answered last."""
         self.stopping = False
         self._choose, self._read = choose, read
+        self._answered = anyio.Event()
 
     async def run(self) -> None:
         """Call until `stopping` is set, and return when all calls are answered or timed out."""
@@ -70,7 +73,18 @@ class Stream:
                 due += 1 / RATE
                 await anyio.sleep(max(0.0, due - anyio.current_time()))
 
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for the answer after which `condition` holds; raises DemoFailed where `what` does not come."""
+        import anyio
+
+        with anyio.move_on_after(LIMIT):
+            while not condition():
+                await self._answered.wait()
+            return
+        raise DemoFailed(f"{what} did not come within {LIMIT:g} s")
+
     async def _call(self, name: str, arguments: Mapping[str, object]) -> None:
+        import anyio
         from mcp.shared.exceptions import MCPError
         from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
@@ -90,6 +104,8 @@ class Stream:
         except ValueError as error:
             outcome, text = "failed", str(error)
         self.events[-1].calls.append(Call(sent, time.monotonic(), outcome, pid, text))
+        self._answered.set()
+        self._answered = anyio.Event()
 
 
 def play(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mcpkeep.protocol.upgrade.places import PARTS
 from mcpkeep.supervisor.demo_screen import BAR_SPAN, Event, Screen
 from mcpkeep.supervisor.demo_stage import (
-    LIMIT,
     RATE,
     DemoFailed,
     Stream,
@@ -70,15 +69,6 @@ class _Show:
             self.stream.events[-1].pid = self.stream.pid
             self.draw()
 
-    async def wait(self, condition: Callable[[], bool], what: str) -> None:
-        import anyio
-
-        deadline = time.monotonic() + LIMIT
-        while not condition():
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"{what} did not come within {LIMIT:g} s")
-            await anyio.sleep(0.005)
-
     async def call(self, tool: str, **arguments: object) -> Mapping[str, Any]:
         result = await self.stream.client.call_tool(tool, arguments, read_timeout_seconds=PHASE_LIMIT)
         said: Mapping[str, Any] = result.structured_content or {}
@@ -93,7 +83,7 @@ class _Show:
     async def run(self) -> None:
         """All of it: six phases, the new tool, and the way back."""
         await self.begin(f"{OLD} serves")
-        await self.wait(lambda: self.stream.pid is not None, "the first answer")
+        await self.stream.until(lambda: self.stream.pid is not None, "the first answer")
         old = self.stream.pid
         await self.calm(CALM)
         session = await self.call(
@@ -111,10 +101,10 @@ class _Show:
             following: Mapping[str, Any] | None = said.get("next_phase")
             title = following["title"] if following else ""
             await self.calm(BREATH)
-        await self.wait(lambda: self.stream.pid != old, "an answer of the new server")
+        await self.stream.until(lambda: self.stream.pid != old, "an answer of the new server")
 
         await self.begin(f"{NEW} serves")
-        await self.wait(lambda: bool(self.changes), "the news that the tools changed")
+        await self.stream.until(lambda: bool(self.changes), "the news that the tools changed")
         if NEW_TOOL not in await self.tools():
             raise DemoFailed(f"{NEW_TOOL} is not among the new version's tools")
         await self.call(NEW_TOOL, standard="git-safety")
@@ -123,9 +113,9 @@ class _Show:
         new, told = self.stream.pid, len(self.changes)
         event = await self.begin(f"SIGUSR1: back to {OLD}")
         os.kill(int((self.world.base / ".mcpkeep" / "pid").read_text()), signal.SIGUSR1)
-        await self.wait(lambda: self.stream.pid != new, "an answer of the old server")
+        await self.stream.until(lambda: self.stream.pid != new, "an answer of the old server")
         event.took = time.monotonic() - event.began
-        await self.wait(lambda: len(self.changes) > told, "the news that the tools changed back")
+        await self.stream.until(lambda: len(self.changes) > told, "the news that the tools changed back")
         if NEW_TOOL in await self.tools():
             raise DemoFailed(f"{NEW_TOOL} is still offered after the rollback")
         await self.calm(CALM)

@@ -16,7 +16,7 @@ class Members:
 
     def __init__(self, value: object, where: str, warnings: list[str]) -> None:
         """`where` names the object in warnings; it is empty for the whole file."""
-        self._where = f"metadata.json: {where}{': ' if where else ''}"
+        self.where = f"metadata.json: {where}" if where else "metadata.json"
         self._warnings = warnings
         self.values: dict[str, object] = {}
         self.is_object = isinstance(value, dict)
@@ -26,7 +26,7 @@ class Members:
             self.warn(f"must be an object, not {value!r:.100}")
 
     def warn(self, what: str) -> None:
-        self._warnings.append(self._where + what)
+        self._warnings.append(f"{self.where}: {what}")
 
     def text(self, names: str | tuple[str, ...], default: str = "") -> str:
         for name in (names,) if isinstance(names, str) else names:

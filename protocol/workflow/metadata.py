@@ -142,13 +142,12 @@ def _phases(root: Members, folder: Folder, *, dynamic: bool) -> tuple[Phase, ...
     if len(entries) > MAX_PHASES:
         raise _wrong(f"there are {len(entries)} phases, more than {MAX_PHASES}")
     phases = [
-        (place, Members({"name": entry} if isinstance(entry, str) else entry, where, folder.warnings))
-        for place, entry in enumerate(entries)
-        if (where := f"'phases', entry {place}")
+        Members({"name": entry} if isinstance(entry, str) else entry, f"'phases', entry {n}", folder.warnings)
+        for n, entry in enumerate(entries)
     ]
     given = [
-        _number_given(members, "phase_number") if members.is_object else str(entries[place])
-        for place, members in phases
+        _number_given(members, "phase_number") if members.is_object else str(entry)
+        for members, entry in zip(phases, entries, strict=True)
     ]
     if dynamic:  # "1-N" says what the phases out of the spec will be like
         kept = [not isinstance(number, str) or number_of(number) is not None for number in given]
@@ -157,10 +156,10 @@ def _phases(root: Members, folder: Folder, *, dynamic: bool) -> tuple[Phase, ...
         raise _wrong("there are no phases: neither 'phases' here nor files in the folder 'phases'")
     start = numbers[0] if numbers and numbers[0] in (0, 1) else 1
     found: dict[int, Phase] = {}
-    for (place, members), value, (number, own) in zip(phases, given, numbers_for(given, start), strict=True):
+    for members, value, (number, own) in zip(phases, given, numbers_for(given, start), strict=True):
         # Nobody knows which gate is meant for a phase whose number is not known.
         wrong = f"'phase_number' must be a number of its own from 0, not {value!r:.100}"
-        closed = None if own else f"metadata.json: 'phases', entry {place}: {wrong}"
+        closed = None if own else f"{members.where}: {wrong}"
         found[number] = _phase(number, members, folder, closed)
     return tuple(found[number] for number in sorted(found))
 
