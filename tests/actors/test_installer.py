@@ -45,10 +45,10 @@ class FakeReleases:
         self.failure: UpgradeFailed | None = None
 
     async def adopt(self, *, progress: Callable[[str], None]) -> ReleaseMade:
-        raise NotImplementedError
+        raise AssertionError("no test asks for it")
 
     async def make(self, order: MakeRelease, *, progress: Callable[[str], None]) -> ReleaseMade:
-        raise NotImplementedError
+        raise AssertionError("no test asks for it")
 
     async def rebuild(self, order: RebuildRelease, *, progress: Callable[[str], None]) -> ReleaseMade:
         await self._work(f"rebuild {order.release_id} from {order.backup_id}", progress)
