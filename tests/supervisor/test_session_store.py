@@ -655,19 +655,19 @@ def test_several_sessions_share_one_sync_of_the_folder_and_one_that_was_edited_h
     assert found(folder) == {sid(1): begin(1, "edited.py"), sid(2): begin(2), sid(3): begin(3)}
 
 
-def test_sessions_saved_together_are_all_written_before_the_first_is_synced_and_32_at_most(
+def test_sessions_saved_together_take_each_step_together_and_64_at_most(
     folder: Path,
 ) -> None:
     recorder = Recorder(folder.parent.parent)
     files, _ = opened(folder, calls=recorder)
     recorder.calls.clear()
-    sessions = [begin(n) for n in range(40)]
+    sessions = [begin(n) for n in range(70)]
     assert files.save_all(sessions) == [store(session) for session in sessions]
 
     def together(n: int) -> list[str]:
-        return ["create", "write"] * n + ["fsync", "rename"] * n + ["fsync_folder"]
+        return ["create", "write"] * n + ["fsync"] * n + ["rename"] * n + ["fsync_folder"]
 
-    assert recorder.calls == together(32) + together(8)
+    assert recorder.calls == together(64) + together(6)
     assert found(folder) == {session.session_id: session for session in sessions}
 
 
