@@ -1,5 +1,7 @@
 """For all tests: nothing depends on the machine's speed, and mcpkeep's bytecode is there."""
 
+from collections.abc import Generator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +17,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Once, and not in each worker."""
     if not hasattr(config, "workerinput"):
         compile_mcpkeep()
+
+
+COUNTED = frozenset(
+    {
+        *("test_run", "test_run_replace", "test_workflow_run", "test_terminal", "test_demo", "test_windows"),
+        *("test_commands", "test_commands_beside", "test_upgrade_tool", "test_probation_live"),
+    }
+)
+"""Modules whose tests have their child processes count for the coverage, for what runs only there; to begin
+takes each of them a fifth of a second, more than mcpkeep's own start.
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _children_count_where_it_tells(request: pytest.FixtureRequest) -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in COUNTED:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
