@@ -52,7 +52,7 @@ async def roll_back(
 
     A backup is gone back to by its changes, so that edits made since survive; on a damaged tree its folders
     are restored whole. `of_session` is the upgrade whose lock is held already and which ends by this.
-    Raises NoWayBack, before anything is written, or RollbackFailed.
+    Raises NoWayBack, before anything but the lock is written, or RollbackFailed.
     """
     began, times = world.now(), StepTimes(step, world.clock)
     session_id = f"rollback-{world.new_id()}"

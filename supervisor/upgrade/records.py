@@ -96,14 +96,14 @@ class RecordFiles:
         self._write(base / SUMMARY, put_section(_read(base / SUMMARY), summary))
 
     def record_rollback(self, report: RollbackReport, *, reason: str | None = None) -> str:
-        """Leave every record of a rollback that is not there yet, `reason` in the history; of one that failed
-        its report alone. That one's path, relative to the workspace.
+        """Leave every record of a rollback that is not there yet, of one that failed its report alone; the
+        report's path, relative to the workspace. May be repeated: one that was cut short leaves each once.
 
-        May be repeated: one that was cut short, here or by whoever began the rollback, leaves each once.
+        With `reason`, for the history, a rollback is told that somebody else began, who may have left some.
         """
         if report.failure:
             return self._report_rollback(report)
-        told = tells_rollback(_read(self._layout.base / LOG), since=report.started_at)
+        told = reason is not None and tells_rollback(_read(self._layout.base / LOG), since=report.started_at)
         self.write_records(log_entry="" if told else rollback_entry(report), summary=rollback_section(report))
         path = self._report_rollback(report)
         if not any(line.get("session_id") == report.session_id for line in self.history()):

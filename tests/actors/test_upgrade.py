@@ -772,6 +772,17 @@ async def test_a_rollback_after_an_upgrade_brings_the_former_release_back_and_en
     assert (fakes.lock_, fakes.staging, fakes.open_sessions) == (None, set(), [])
 
 
+async def test_a_rollback_whose_records_cannot_be_written_stands_and_says_so() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        assert isinstance(await run.ask(RUN), UpgradeDone)
+        fakes.failing["records.record_rollback"] = broken()
+        back = await run.ask(RollBack(None, "test"))
+    assert isinstance(back, RolledBack), back
+    assert "the records could not be written: the disk is full" in back.warnings
+    assert (fakes.installed, fakes.running, fakes.lock_, fakes.open_sessions) == (OLD, OLD, None, [])
+
+
 async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_writes_nothing() -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:

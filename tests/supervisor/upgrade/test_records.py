@@ -13,6 +13,7 @@ from mcpkeep.protocol.upgrade.facts import SourceFacts
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.plan import Choice, Decision
 from mcpkeep.protocol.upgrade.probation import Probation
+from mcpkeep.protocol.upgrade.rollback_report import RollbackReport
 from mcpkeep.supervisor.durable import FileCalls, OsCalls
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.records import RecordFiles, ThreadedRecords
@@ -55,6 +56,32 @@ def test_version_and_log_are_staged_and_the_version_goes_live_with_the_commit(ba
     (base / "VERSION.txt").unlink()
     (base / "VERSION.txt").symlink_to("/etc/hostname")
     assert records(base).stage("s", SOURCE) == ()
+
+
+def test_two_rollbacks_in_one_second_both_stand_in_every_record(base: Path) -> None:
+    files = records(base)
+    ways = [("rollback-1", "new", "old"), ("rollback-2", "old", "new")]
+    paths = [
+        files.record_rollback(
+            RollbackReport(
+                session_id=session_id,
+                by="SIGUSR1",
+                from_release=before,
+                to_release=after,
+                to_version=after,
+                started_at=NOW,
+                ended_at=NOW,
+            )
+        )
+        for session_id, before, after in ways
+    ]
+    log = (base / "UPDATE_LOG.txt").read_text()
+    assert [line.split(" - ")[0] for line in log.splitlines() if line.startswith("===")] == [
+        "=== Rollback to old",
+        "=== Rollback to new",
+    ]
+    assert [line["session_id"] for line in files.history()] == ["rollback-1", "rollback-2"]
+    assert len({(base.parent / path).read_bytes() for path in paths}) == 2
 
 
 def test_the_log_is_appended_to_once_and_the_summary_keeps_the_users_text(base: Path) -> None:

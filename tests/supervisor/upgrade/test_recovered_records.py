@@ -44,8 +44,9 @@ def roll_back(world: World) -> None:
 
 
 def recover_with_records(world: World) -> None:
+    records = RecordFiles(world.layout, now=world.now, calls=world.calls)
+
     def record(report: RollbackReport, reason: str) -> None:
-        records = RecordFiles(world.layout, now=world.now, calls=world.calls)
         records.record_rollback(report, reason=reason)
 
     recover(
