@@ -11,7 +11,7 @@ from mcpkeep.protocol.workflow.content import PhaseContent, phase_content
 from mcpkeep.protocol.workflow.definition import OptionMissing, Phase, WorkflowDefinition
 from mcpkeep.protocol.workflow.listing import Listing
 from mcpkeep.protocol.workflow.refusal import NotFound, Refusal
-from mcpkeep.protocol.workflow.session import Session
+from mcpkeep.protocol.workflow.session import Session, Status
 
 __all__ = ["Catalog", "Desk", "Members", "Shelf", "find_phase", "resolve", "total_of"]
 
@@ -70,7 +70,7 @@ class Desk(msgspec.Struct, frozen=True):
         """How many phases there are, by the session or its workflow as it is now; what the session says where
         that one is gone or broken.
         """
-        if session.counts_phases:
+        if session.status is Status.COMPLETED:
             return session.total_phases
         try:
             return await self.catalog.ask(lambda shelf: total_of(resolve(shelf, session), session))
@@ -93,8 +93,10 @@ def resolve(shelf: Shelf, session: Session) -> WorkflowDefinition:
 
 
 def total_of(workflow: WorkflowDefinition, session: Session) -> int:
-    """How many phases there are, by the session, or by its workflow where that one cannot tell."""
-    if session.counts_phases:
+    """How many phases there are: of a completed session as many as it had, else those of its workflow now:
+    a session that prAxIs OS wrote may not know them.
+    """
+    if session.status is Status.COMPLETED:
         return session.total_phases
     return workflow.phases[-1].number - workflow.first_phase + 1
 

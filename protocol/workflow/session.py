@@ -124,14 +124,6 @@ class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.last_phase - self.first_phase + 1
 
     @property
-    def counts_phases(self) -> bool:
-        """Whether `last_phase` is surely the last one; else the workflow is to be asked.
-
-        A session that prAxIs OS wrote may not know it, and takes its current phase for it.
-        """
-        return self.status is Status.COMPLETED or self.current_phase < self.last_phase
-
-    @property
     def resume_capable(self) -> bool:
         """Whether there is work left that can go on without a rollback."""
         return self.status not in (Status.COMPLETED, Status.ROLLED_BACK)

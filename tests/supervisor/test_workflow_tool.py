@@ -674,6 +674,18 @@ async def test_a_session_that_does_not_know_its_phases_shows_those_of_its_workfl
         assert (await tool(action="get_state", session_id=session_id))["total_phases"] == 1
 
 
+async def test_a_session_that_does_not_know_its_phases_shows_them_after_it_was_rolled_back(
+    workspace: Path,
+) -> None:
+    make_workflow(workspace, "six", phases=6)
+    session_id = upstream_session(workspace, "six", "a.py", current_phase=3, completed_phases=[1, 2])
+    async with served(workspace) as tool:
+        await tool(action="rollback", session_id=session_id, to_phase=2)
+        state = await tool(action="get_state", session_id=session_id)
+        phase = await tool(action="get_phase", session_id=session_id)
+        assert [(found["current_phase"], found["total_phases"]) for found in (state, phase)] == [(2, 6)] * 2
+
+
 async def test_a_session_on_a_spec_that_has_no_option_takes_its_target_for_the_spec(workspace: Path) -> None:
     make_dynamic(workspace)
     make_spec(workspace)
