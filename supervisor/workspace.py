@@ -192,7 +192,12 @@ def prepare_index(base: str, workspace: str | None = None, *, alone: bool = True
     index = index_folder(base, workspace)
     with suppress(OSError):
         os.makedirs(os.path.dirname(index), exist_ok=True)
-    if alone and os.path.isdir(index) and not os.path.lexists(os.path.join(index, "metadata.json")):
+    if not alone or not os.path.isdir(index) or os.path.lexists(os.path.join(index, "metadata.json")):
+        return
+    if os.path.islink(index):
+        with suppress(OSError):
+            os.unlink(index)
+    else:
         import shutil  # here, since there next to never is one
 
         shutil.rmtree(index, ignore_errors=True)

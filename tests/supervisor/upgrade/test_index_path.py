@@ -145,6 +145,16 @@ def test_one_that_a_killed_build_left_there_is_cleared_at_start(tmp_path: Path, 
     assert table.exists()
 
 
+def test_of_an_unfinished_one_behind_a_link_the_link_goes_and_what_it_points_at_stays(tmp_path: Path) -> None:
+    index, elsewhere = tmp_path / USUAL, tmp_path / "elsewhere"
+    index.parent.mkdir(parents=True)
+    (elsewhere / "praxis_os_standards.lance").mkdir(parents=True)
+    index.symlink_to(elsewhere)
+    prepare_index(str(tmp_path / ".praxis-os"))
+    assert not os.path.lexists(index)
+    assert [path.name for path in elsewhere.iterdir()] == ["praxis_os_standards.lance"]
+
+
 @pytest.mark.parametrize("place", ["src", "../beside", ".", ".praxis-os/specs", ".praxis-os"])
 def test_what_is_no_index_is_never_cleared_whatever_the_settings_say(tmp_path: Path, place: str) -> None:
     project = tmp_path / "project"
