@@ -370,6 +370,8 @@ class Draft:
         self._calls = calls
         self._temp = _temp(target)
         self._stamp: Stamp | None = None
+        self._ended = False
+        """In place, or dropped."""
         self._fd = calls.create(self._temp)
         try:
             rest = memoryview(data)
@@ -378,8 +380,7 @@ class Draft:
             if mode is not None:
                 calls.chmod(self._fd, mode)
         except BaseException:
-            calls.close(self._fd)
-            _try_unlink(calls, self._temp)
+            self.drop()
             raise
 
     def start_writing(self) -> None:
@@ -391,25 +392,27 @@ class Draft:
 
         Of several sync all before any is put in place: with renames in between the disk writes each alone.
         """
-        calls = self._calls
+        if self._stamp is not None:
+            return self._stamp
         try:
             try:
-                calls.fsync(self._fd)
-                self._stamp = stamp_of(self._fd)
-                assert self._stamp is not None
+                self._calls.fsync(self._fd)
+                stamp = stamp_of(self._fd)
+                assert stamp is not None
             finally:
-                calls.close(self._fd)
+                self._close()
         except BaseException:
-            _try_unlink(calls, self._temp)
+            self.drop()
             raise
-        return self._stamp
+        self._stamp = stamp
+        return stamp
 
     def put_in_place(
         self, *, previous: Path | None = None, expected: Stamp | Literal["absent"] | None = None
     ) -> InPlace:
         """As the function `put_in_place`."""
         calls, target = self._calls, self._target
-        stamp = self._stamp or self.sync()
+        stamp = self.sync()
         try:
             present = stamp_of(target)
             if expected is not None and present is not None and present != expected:
@@ -418,9 +421,24 @@ class Draft:
                 _keep(calls, target, previous)
             calls.rename(self._temp, target)
         except BaseException:
-            _try_unlink(calls, self._temp)
+            self.drop()
             raise
+        self._ended = True
         return InPlace(target, stamp, calls=calls, previous=previous, former=present)
+
+    def drop(self) -> None:
+        """Leave nothing of it, unless it is in place. May be called again; what fails leaves a temp file."""
+        if self._ended:
+            return
+        self._ended = True
+        with contextlib.suppress(OSError):
+            self._close()
+        _try_unlink(self._calls, self._temp)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd != -1:
+            self._calls.close(fd)
 
 
 def remove_file(path: Path, *, calls: FileCalls = OS_CALLS) -> bool:

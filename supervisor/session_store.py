@@ -202,24 +202,28 @@ class SessionFiles:
             return [WriterNeeded() for _ in sessions]
         outcomes: dict[str, Stored | Exception] = {}
         drafts: dict[str, Draft] = {}
-        for session in sessions:
-            key = session.session_id
-            with self._noting(key, outcomes):
-                data = encode_snapshot(session)
-                drafts[key] = self._draft(key, data)
-                outcomes[key] = Stored(summarize(session), data)
-        if len(drafts) > 1:
-            for draft in drafts.values():
-                draft.start_writing()
         synced: dict[str, Draft] = {}
-        for key, draft in drafts.items():
-            with self._noting(key, outcomes):
-                draft.sync()
-                synced[key] = draft
         placed: dict[str, InPlace] = {}
-        for key, draft in synced.items():
-            with self._noting(key, outcomes):
-                placed[key] = self._put(key, draft)
+        try:
+            for session in sessions:
+                key = session.session_id
+                with self._noting(key, outcomes):
+                    data = encode_snapshot(session)
+                    drafts[key] = self._draft(key, data)
+                    outcomes[key] = Stored(summarize(session), data)
+            if len(drafts) > 1:
+                for draft in drafts.values():
+                    draft.start_writing()
+            for key, draft in drafts.items():
+                with self._noting(key, outcomes):
+                    draft.sync()
+                    synced[key] = draft
+            for key, draft in synced.items():
+                with self._noting(key, outcomes):
+                    placed[key] = self._put(key, draft)
+        finally:
+            for draft in drafts.values():
+                draft.drop()
         refused = self._settle(placed)
         for key in placed:
             if refused is not None:

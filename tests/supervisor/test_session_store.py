@@ -689,6 +689,33 @@ def test_a_failure_among_sessions_saved_together_leaves_no_file_open_and_no_draf
         assert len(list(folder.glob(".*.tmp"))) == 0
 
 
+class Interrupted(OsCalls):
+    """Real calls, of which one fsync is broken off."""
+
+    def __init__(self, at: int) -> None:
+        self.syncs_left = at
+
+    def fsync(self, fd: int) -> None:
+        self.syncs_left -= 1
+        if self.syncs_left < 0:
+            raise KeyboardInterrupt
+        super().fsync(fd)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux tells them")
+def test_sessions_saved_together_that_are_broken_off_leave_no_file_open_and_no_draft_behind(
+    folder: Path,
+) -> None:
+    calls = Interrupted(1_000)
+    files, _ = opened(folder, calls=calls)
+    before = len(os.listdir("/proc/self/fd"))
+    calls.syncs_left = 1
+    with pytest.raises(KeyboardInterrupt):
+        files.save_all([begin(1), begin(2), begin(3)])
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(folder.glob(".*.tmp")) == []
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_becoming_the_writer_fails_at_any_call_and_loses_nothing(
     tmp_path: Path, older: Path, code: int
