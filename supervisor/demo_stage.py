@@ -74,7 +74,7 @@ class Stream:
                 await anyio.sleep(max(0.0, due - anyio.current_time()))
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for the answer after which `condition` holds; raises DemoFailed where `what` does not come."""
+        """Look after each answer whether `condition` holds; raises DemoFailed where `what` does not come."""
         import anyio
 
         with anyio.move_on_after(LIMIT):
