@@ -70,8 +70,6 @@ class Desk(msgspec.Struct, frozen=True):
         """How many phases there are, by the session or its workflow as it is now; what the session says where
         that one is gone or broken.
         """
-        if session.status is Status.COMPLETED:
-            return session.total_phases
         try:
             return await self.catalog.ask(lambda shelf: total_of(resolve(shelf, session), session))
         except Refusal:

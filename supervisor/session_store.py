@@ -32,7 +32,6 @@ from mcpkeep.supervisor.durable import (
     Draft,
     FileCalls,
     FileChanged,
-    FolderSync,
     InPlace,
     NotTakenBack,
     Stamp,
@@ -41,6 +40,7 @@ from mcpkeep.supervisor.durable import (
     stamp_of,
     write_durably,
 )
+from mcpkeep.supervisor.folder_sync import FolderSync
 from mcpkeep.supervisor.older_sessions import read_older
 from mcpkeep.supervisor.session_failure import WORKSPACE_GONE, storage_failure, workspace_gone
 from mcpkeep.supervisor.session_folder import (

@@ -14,7 +14,6 @@ from mcpkeep.supervisor.durable import (
     OS_CALLS,
     FileCalls,
     FileChanged,
-    FolderSync,
     NotTakenBack,
     OsCalls,
     make_folders,
@@ -23,6 +22,7 @@ from mcpkeep.supervisor.durable import (
     write_durably,
 )
 from mcpkeep.supervisor.file_system_sync import sync_file_system
+from mcpkeep.supervisor.folder_sync import FolderSync
 from tests.faults import Faults
 from tests.powerloss import Recorder, crashes
 
