@@ -46,11 +46,11 @@ class Index:
             if hits := len(wanted & words):
                 score = round(hits / len(wanted), 3)
                 found.append({**row, "relevance_score": score, "tokens": len(words)})
-        found.sort(key=lambda row: (-row["relevance_score"], row["file"], row["section"]))  # type: ignore[operator]
+        found.sort(key=lambda row: (-row["relevance_score"], row["file"], row["section"]))
         best = found[:n_results]
         return {
             "results": best,
-            "total_tokens": sum(row["tokens"] for row in best),  # type: ignore[misc]
+            "total_tokens": sum(row["tokens"] for row in best),
             "retrieval_method": method,
             "query_time_ms": round((time.perf_counter() - begun) * 1e3, 2),
         }

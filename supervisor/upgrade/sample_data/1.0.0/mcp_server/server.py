@@ -81,7 +81,7 @@ def answer(tools: Tools, method: str, params: Json) -> Json | None:
             return {"tools": tools.listing()}
         case "tools/call":
             called = tools.call(str(params.get("name")), params.get("arguments") or {})
-            if called.get("structuredContent", {}).get("retrieval_method") == "grep_fallback":  # type: ignore[attr-defined]
+            if called.get("structuredContent", {}).get("retrieval_method") == "grep_fallback":
                 text = "the index cannot be used, searched the files"
                 note = {"level": "warning", "logger": "praxis-os-rag", "data": text}
                 send({"method": "notifications/message", "params": note})
