@@ -249,21 +249,32 @@ PACKAGES = ":".join(
 )
 
 
-def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+def imports_of_a_run(folder: Path) -> list[str]:
+    """The modules, in the order in which their imports ended."""
     command = [*BARE_PYTHON, "-X", "importtime", "-c"]
     program = f"{FIND_PACKAGES}; from mcpkeep.supervisor.app import cli; cli()"
-    with Client([*command, program, PACKAGES, "run", "--", *fast_command()], tmp_path) as client:
+    with Client([*command, program, PACKAGES, "run", "--", *fast_command()], folder) as client:
         client.initialize()
         assert text_of(client.call("echo", text="served")) == "served"
         client.keep("status")
-    imported = {
+    return [
         line.rsplit("|", 1)[1].strip()
         for line in client.log().splitlines()
         if line.startswith("import time:")
-    }
+    ]
+
+
+def test_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    imported = set(imports_of_a_run(tmp_path))
     assert "mcpkeep.protocol.relay" in imported
     surplus = {name for name in imported if name in NOT_FOR_RUN or name.split(".")[0] in NOT_FOR_RUN}
     assert surplus == set()
+
+
+def test_the_first_answer_does_not_wait_for_what_others_import_only_if_it_is_there(tmp_path: Path) -> None:
+    order = imports_of_a_run(tmp_path)
+    ended = {name: place for place, name in enumerate(order)}  # the last, since one in vain is listed too
+    assert ended["asyncio"] < ended["mcpkeep.supervisor.serve"] < ended["ssl"]
 
 
 def test_the_server_is_spawned_before_anything_slow_is_imported(tmp_path: Path) -> None:
