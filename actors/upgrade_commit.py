@@ -1,6 +1,6 @@
 """Phases 3 and 4 of an upgrade: prove the new server, commit, switch; then validate the live one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -82,10 +82,16 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
 
 
 async def commit(
-    world: UpgradeWorld, order: ChangeOrder, *, freeze: bool, step: Progress
+    world: UpgradeWorld,
+    order: ChangeOrder,
+    *,
+    freeze: bool,
+    step: Progress,
+    sure: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[LateEdit, ...]:
     """Change the live tree and move the requests over, or leave both as they were.
 
+    Before the server is started, `sure` is awaited, which raises UpgradeFailed where it is not to be.
     Answers what became of the files that the user saved meanwhile. Raises CodeEdited, UpgradeFailed.
     """
     late: tuple[LateEdit, ...] = ()
@@ -93,6 +99,8 @@ async def commit(
         await world.changes.prepare_first(order)
         step("bringing the index and the scripts in")
         await world.changes.swap_first(order)
+        if sure is not None:
+            await sure()
         step("starting the server beside the old one")
         await both(
             lambda: world.live.start(order.to_release, progress=step),

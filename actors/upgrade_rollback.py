@@ -1,21 +1,29 @@
 """The way back: the switch of an upgrade the other way round, journalled like it."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import anyio
 
+from mcpkeep.actors.both import both
 from mcpkeep.actors.upgrade_commit import commit
 from mcpkeep.actors.upgrade_restore import restore
-from mcpkeep.actors.upgrade_target import find_damage, find_target, list_backups, stage_way_back
+from mcpkeep.actors.upgrade_target import (
+    ReleaseProbe,
+    Unstartable,
+    find_damage,
+    find_target,
+    list_backups,
+    rebuild,
+)
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo
-from mcpkeep.protocol.upgrade.change import ChangeOrder
+from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
-from mcpkeep.protocol.upgrade.late_edit import lacking, tell_edits
+from mcpkeep.protocol.upgrade.late_edit import LateEdit, lacking, tell_edits
 from mcpkeep.protocol.upgrade.request import RolledBack
 from mcpkeep.protocol.upgrade.rollback import NoWayBack, Target
 from mcpkeep.protocol.upgrade.rollback_report import RollbackReport, StepTimes
@@ -105,8 +113,29 @@ async def _change(
 
 
 async def _go_back(world: UpgradeWorld, session_id: str, target: Target, step: Progress) -> _Outcome:
-    plan, warnings = await stage_way_back(world, session_id, target, step=step)
-    late = await commit(world, plan.order, freeze=False, step=step)
+    warnings: tuple[str, ...] = ()
+    if target.merges:
+        warnings = (
+            f"backup {target.backup_id} was merged with what stood here: what you edited since stays",
+        )
+    found = ReleaseProbe(world, target.release)
+
+    async def switch(sure: Callable[[], Awaitable[None]] | None) -> tuple[RollbackPlan, tuple[LateEdit, ...]]:
+        try:
+            plan = await world.changes.plan_rollback(session_id, target.to)
+        except UpgradeFailed:
+            if sure is not None:
+                await sure()  # it may be for the release, which can be rebuilt
+            raise
+        return plan, await commit(world, plan.order, freeze=False, step=step, sure=sure)
+
+    step(f"staging the way back, and looking whether release {target.release} can be started")
+    try:
+        (plan, late), _ = await both(lambda: switch(found.require), found.run)
+    except Unstartable as why:
+        warnings += await rebuild(world, target.release, why, target.backup_id, step=step)
+        step("staging the way back")
+        plan, late = await switch(None)
     warnings += tell_edits(late, "the restored version")
     return _Outcome(
         plan.order,

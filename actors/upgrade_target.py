@@ -2,24 +2,59 @@
 
 from collections.abc import Sequence
 
-from mcpkeep.actors.both import both
+import anyio
+
 from mcpkeep.actors.upgrade_install import ask_installer
 from mcpkeep.actors.upgrade_phases import BACKUP_LIMIT
 from mcpkeep.actors.upgrade_world import Progress, UpgradeWorld
 from mcpkeep.protocol.upgrade.backup import BackupInfo, BackupRefused, ListBackups, VerifyBackup
-from mcpkeep.protocol.upgrade.change import RollbackPlan
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.release import CheckRelease, InstallRefused, RebuildRelease
 from mcpkeep.protocol.upgrade.rollback import NoWayBack, Target, resolve_target
 
 __all__ = [
+    "ReleaseProbe",
+    "Unstartable",
     "find_damage",
     "find_target",
     "list_backups",
     "probe",
     "provide_release",
-    "stage_way_back",
+    "rebuild",
 ]
+
+
+class Unstartable(UpgradeFailed):
+    """A release cannot be started as it is; what keeps it from that, in words."""
+
+    def __init__(self, release_id: str, problems: tuple[str, ...]) -> None:
+        super().__init__(
+            f"release {release_id} cannot be started: {'; '.join(problems[:3])}",
+            remediation="have it rebuilt from a backup",
+            details={"release": release_id, "problems": problems},
+        )
+        self.problems = problems
+
+
+class ReleaseProbe:
+    """Looks whether a release can be started, beside work that needs to know only later."""
+
+    def __init__(self, world: UpgradeWorld, release_id: str) -> None:
+        self._world = world
+        self._release_id = release_id
+        self._problems: tuple[str, ...] = ()
+        self._done = anyio.Event()
+
+    async def run(self) -> None:
+        """Look; once. Raises UpgradeFailed: that cannot be told."""
+        self._problems = await probe(self._world, self._release_id)
+        self._done.set()
+
+    async def require(self) -> None:
+        """Wait for what `run` finds. Raises Unstartable."""
+        await self._done.wait()
+        if self._problems:
+            raise Unstartable(self._release_id, self._problems)
 
 
 async def find_target(world: UpgradeWorld, to: str | None, *, step: Progress) -> Target | BackupInfo:
@@ -46,37 +81,6 @@ async def find_target(world: UpgradeWorld, to: str | None, *, step: Progress) ->
         ) from none
 
 
-async def stage_way_back(
-    world: UpgradeWorld, session_id: str, target: Target, *, step: Progress
-) -> tuple[RollbackPlan, tuple[str, ...]]:
-    """Stage the way back, to a release that can be started; what is worth knowing, in words.
-
-    Raises UpgradeFailed: the release can neither be started nor rebuilt, or a file cannot be read or written.
-    """
-    told: tuple[str, ...] = ()
-    if target.merges:
-        told = (f"backup {target.backup_id} was merged with what stood here: what you edited since stays",)
-    step(f"staging the way back, and looking whether release {target.release} can be started")
-    staged, problems = await both(
-        lambda: _stage(world, session_id, target.to), lambda: probe(world, target.release)
-    )
-    if not problems:
-        if isinstance(staged, UpgradeFailed):
-            raise staged
-        return staged, told
-    rebuilt = await _rebuild(world, target.release, problems, target.backup_id, step=step)
-    step("staging the way back")
-    return await world.changes.plan_rollback(session_id, target.to), (*told, *rebuilt)
-
-
-async def _stage(world: UpgradeWorld, session_id: str, to: str | None) -> RollbackPlan | UpgradeFailed:
-    """The plan, or why there is none: that may be the release, which can be rebuilt."""
-    try:
-        return await world.changes.plan_rollback(session_id, to)
-    except UpgradeFailed as failed:
-        return failed
-
-
 async def probe(world: UpgradeWorld, release_id: str) -> tuple[str, ...]:
     """What keeps the release from being started; empty where nothing does."""
     if release_id == world.live.frozen():
@@ -96,26 +100,26 @@ async def provide_release(
     """
     step(f"looking whether release {release_id} can be started")
     problems = await probe(world, release_id)
-    return await _rebuild(world, release_id, problems, backup_id, step=step) if problems else ()
+    if not problems:
+        return ()
+    return await rebuild(world, release_id, Unstartable(release_id, problems), backup_id, step=step)
 
 
-async def _rebuild(
-    world: UpgradeWorld,
-    release_id: str,
-    problems: tuple[str, ...],
-    backup_id: str | None,
-    *,
-    step: Progress,
+async def rebuild(
+    world: UpgradeWorld, release_id: str, why: Unstartable, backup_id: str | None, *, step: Progress
 ) -> tuple[str, ...]:
-    why = f"release {release_id} cannot be started: {'; '.join(problems[:3])}"
+    """Rebuild the release from `backup_id` or another backup of it; in words, what was done and why.
+
+    Raises UpgradeFailed.
+    """
     backup = _backup_of(await list_backups(world), release_id, backup_id)
     if backup is None:
         raise UpgradeFailed(
             f"{why}; and no backup of it is left to rebuild it from",
             remediation="go back to another one: `mcpkeep backups` lists them",
-            details={"release": release_id, "problems": problems},
+            details=why.details,
         )
-    await _verify(world, backup.backup_id, why=why, step=step)
+    await _verify(world, backup.backup_id, why=str(why), step=step)
     step(f"rebuilding release {release_id} from backup {backup.backup_id}")
     made = await ask_installer(world.installer, RebuildRelease(release_id, backup.backup_id))
     if isinstance(made, InstallRefused):

@@ -128,6 +128,8 @@ class FakeWorld:
         self.summary = ""
         self.lacking: tuple[str, ...] = ()
         self.install_refusal: InstallRefused | None = None
+        self.unstartable: tuple[str, ...] = ()
+        """What keeps releases from being started."""
         self.ids = 0
         self.time = NOW
 
@@ -225,7 +227,7 @@ class FakeWorld:
                 return self.install_refusal or made
             case CheckRelease():
                 await self.point("installer.check")
-                return ReleaseChecked(message.release_id, ())
+                return ReleaseChecked(message.release_id, self.unstartable)
             case RunPostInstall():
                 await self.point("installer.post_install")
                 return PostInstallDone(())

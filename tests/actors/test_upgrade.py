@@ -290,6 +290,20 @@ async def test_a_rollback_under_way_is_not_ended_by_another() -> None:
     assert fakes.installed == OLD
 
 
+async def test_a_release_that_cannot_be_started_is_not_gone_back_to() -> None:
+    fakes = FakeWorld()
+    async with running(fakes, UpgradeSettings(freeze=False)) as run:
+        assert isinstance(await run.ask(RUN), UpgradeDone)
+        stands, fakes.unstartable = fakes.installed, ("its python is gone",)
+        fakes.log.clear()
+        failed = await run.ask(RollBack(None, "test"))
+    assert isinstance(failed, UpgradeFault)
+    assert "its python is gone; and no backup of it is left" in failed.reason
+    assert "changes.undo" in fakes.log and "live.start" not in fakes.log
+    assert (fakes.installed, fakes.running) == (stands, stands)
+    assert (fakes.lock_, fakes.staging, fakes.open_sessions) == (None, set(), [])
+
+
 # Interrupted
 
 

@@ -124,6 +124,18 @@ def test_a_target_whose_venv_and_release_are_gone_is_rebuilt_from_its_backup(
     assert (world.base / "venv").readlink().name == (own / "releases" / "adopted" / "venv").readlink().name
 
 
+def test_a_target_whose_code_was_damaged_is_rebuilt_before_its_server_is_started(
+    before: World, world: World
+) -> None:
+    code = world.base / ".mcpkeep" / "releases" / "adopted" / "mcp_server" / "server.py"
+    code.write_text(marker := "open('started', 'w')\n")
+    (told,) = do(world, "rollback")["warnings"]
+    assert "mcp_server/server.py is not what was installed; it was rebuilt from backup" in told
+    assert code.read_text() != marker
+    assert not (world.workspace / "started").exists()
+    assert (current(world), content_of(world)) == ("adopted", content_of(before))
+
+
 def test_a_damaged_backup_is_refused_with_its_files_and_an_older_one_is_offered(world: World) -> None:
     shutil.rmtree(world.base / ".mcpkeep" / "releases" / "adopted")
     backup = backup_of(world)
