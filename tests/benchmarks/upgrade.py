@@ -41,7 +41,8 @@ PHASES = ("checks", "backup and preparation", "content", "server", "validation",
 COLD = "SIGUSR1 until it answers, from a cold start"
 OWN_START = "the server's own start"
 PACKAGES = 60
-QUIET: tuple[tuple[str, dict[str, object]], ...] = (("get_server_info", {}), ("current_date", {}))
+WHO: tuple[str, dict[str, object]] = ("get_server_info", {})
+QUIET: tuple[tuple[str, dict[str, object]], ...] = (WHO, ("current_date", {}))
 SEARCH: tuple[str, dict[str, object]] = ("search_standards", {"query": "how long may I hold a lock"})
 
 
@@ -55,7 +56,8 @@ class Stream:
         self.delays: dict[str, list[float]] = {}
         self.failures: list[str] = []
         self.pid = 0
-        """The server that answered last."""
+        """The server that answered last, as far as it said so: WHO alone tells."""
+        self._asking_who = False
         self._sent: dict[int, tuple[str, float]] = {}
         self._results: dict[int, tuple[float, bytes]] = {}
         self._next = 10
@@ -78,10 +80,12 @@ class Stream:
         return seconds, answer
 
     def wait_for_server(self, condition: Callable[[int], bool]) -> None:
-        """Wait until the server that answered last fits."""
+        """Wait until the server that answered last fits; meanwhile each call asks who answers."""
+        self._asking_who = True
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self.pid), LIMIT):
                 raise TimeoutError(f"the server is still {self.pid}")
+        self._asking_who = False
 
     @contextmanager
     def flowing(self) -> Generator[None]:
@@ -117,7 +121,8 @@ class Stream:
         number = 0
         while not self._ending.wait(PACE):
             number += 1
-            self._send(*(SEARCH if number % 5 == 0 else QUIET[number % 2]))
+            usual = SEARCH if number % 5 == 0 else QUIET[number % 2]
+            self._send(*(WHO if self._asking_who else usual))
 
     def _read(self) -> None:
         while True:
@@ -181,12 +186,15 @@ def _measured(size: Bulk, rounds: int) -> Iterator[tuple[str, ...]]:
     limited = rounds > 1
     seen: dict[str, list[float]] = {}
     delays: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        with TemporaryDirectory(prefix="mcpkeep-benchmark-", ignore_cleanup_errors=True) as folder:
-            world = make_world(Path(folder), bulk=size)
+    # Removed at the end: for minutes after many removals ext4 without a journal makes new files slowly.
+    with TemporaryDirectory(prefix="mcpkeep-benchmark-", ignore_cleanup_errors=True) as all_rounds:
+        for number in range(rounds):
+            folder = Path(all_rounds, str(number))
+            folder.mkdir()
+            world = make_world(folder, bulk=size)
             for name, seconds in _backups(world):
                 seen.setdefault(name, []).append(seconds)
-            for name, seconds in (*_upgrade(world, delays), *_cold_rollback(world), *_venvs(Path(folder))):
+            for name, seconds in (*_upgrade(world, delays), *_cold_rollback(world), *_venvs(folder)):
                 seen.setdefault(name, []).append(seconds)
     limits: dict[str, float] = {
         "preview, warm": 0.1,
