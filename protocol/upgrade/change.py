@@ -18,7 +18,7 @@ class ChangedFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChangeOrder(msgspec.Struct, frozen=True):
-    """What the commit is to do; the staged files lie under `staged_root` by their own paths."""
+    """What the commit is to do; the staged files lie under `staged_root` by their own paths, or are to be."""
 
     session_id: str
     kind: Kind
@@ -39,6 +39,8 @@ class ChangeOrder(msgspec.Struct, frozen=True):
     """Of what a rollback writes: what has edits of the user's in it."""
     kept: tuple[str, ...] = ()
     """What a rollback leaves as the user has it."""
+    sources: Mapping[str, str] = {}
+    """Where the bytes are of what is staged only when it is prepared; in the installation's folder, too."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,9 +9,9 @@ At every instant either the journal says which group is under way, or one versio
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
@@ -135,11 +135,8 @@ class ChangeFiles:
 
     def settle(self, session_id: str) -> None:
         """The former server has ended: remove what its index was lent. May be called again."""
-        at, path = self.layout, self.layout.change(session_id) / _CARRIED
-        with as_failure("the old index's files cannot be removed"), contextlib.suppress(FileNotFoundError):
-            carried = msgspec.json.decode(path.read_bytes(), type=list[str])
-            drop_carried(at.vector_index, carried, calls=self._calls)
-            self._calls.unlink(path)
+        with as_failure("the old index's files cannot be removed"):
+            self._take_back_lent(session_id, self.layout.vector_index)
 
     def undo(self, session_id: str) -> tuple[str, ...]:
         """Take back every group of the session that was begun or done; the paths where an edit stayed.
@@ -232,16 +229,15 @@ class ChangeFiles:
         base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
         remove_tree(change, calls=calls)
         make_folders(change, calls=calls)
-        for path in (*order.written, *order.removed):
-            if order.expected.get(path) is not None:
-                old = change / "old" / path
-                make_missing(old.parent, calls=calls, synced=False)
-                # Where there are no hard links, the step itself keeps it.
-                try:
-                    calls.link(base / path, old)
-                except OSError as e:
-                    if e.errno not in NO_LINKS:
-                        raise
+        paths = [path for path in (*order.written, *order.removed) if order.expected.get(path) is not None]
+        self._make_folders(change / "old", paths)
+        for path in paths:
+            # Where there are no hard links, the step itself keeps it.
+            try:
+                calls.link(base / path, change / "old" / path)
+            except OSError as e:
+                if e.errno not in NO_LINKS:
+                    raise
 
     def _copy_new(self, order: ChangeOrder, *, first: bool) -> None:
         """Copy the new bytes of a group, and bring them to the disk with the names of its old files.
@@ -251,17 +247,39 @@ class ChangeFiles:
         base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
         written = [path for path in order.written if path.startswith(_SCRIPTS) is first]
         removed = [path for path in order.removed if path.startswith(_SCRIPTS) is first]
-        copies = [(base / order.staged_root / path, change / "new" / path) for path in written]
-        for staged, new in copies:
-            make_missing(new.parent, calls=calls, synced=False)
-            copy_file(staged, new, calls=calls, synced=False)
-        for staged, new in copies:
-            if not staged.is_symlink():
-                calls.fsync_file(new)
-                calls.fsync_file(staged)
+        self._make_folders(change / "new", written)
+        self._make_folders(base / order.staged_root, [path for path in written if path in order.sources])
+        copied: list[Path] = []
+        for path in written:
+            staged, new = base / order.staged_root / path, change / "new" / path
+            if path in order.sources:
+                copied += self._stage(base / order.sources[path], staged, new)
+            else:
+                copy_file(staged, new, calls=calls, synced=False)
+                copied += new, staged
+        for file in copied:
+            if not file.is_symlink():
+                calls.fsync_file(file)
         names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
-        above = {folder for name in names for folder in PurePosixPath(name).parents}
-        sync_folders({change / folder for folder in above}, calls=calls)
+        sync_folders({change / folder for folder in _above(names)}, calls=calls)
+
+    def _stage(self, source: Path, staged: Path, new: Path) -> list[Path]:
+        """Copy what was kept of an earlier version. Nobody edits that, so one copy will do. The copies."""
+        with contextlib.suppress(FileNotFoundError):
+            self._calls.unlink(staged)
+        copy_file(source, staged, calls=self._calls, synced=False)
+        try:
+            self._calls.link(source, new)
+        except OSError as e:
+            if e.errno not in NO_LINKS:
+                raise
+            copy_file(source, new, calls=self._calls, synced=False)
+            return [new, staged]
+        return [staged]
+
+    def _make_folders(self, root: Path, paths: Iterable[str]) -> None:
+        for folder in sorted({os.path.dirname(path) for path in paths}):
+            make_missing(root / folder, calls=self._calls, synced=False)
 
     def _ready_index(self, order: ChangeOrder) -> None:
         base, index = self.layout.base, self._index(order)
@@ -290,6 +308,7 @@ class ChangeFiles:
 
     def _file_steps(self, order: ChangeOrder, *, first: bool) -> Iterator[Step]:
         base, change = self.layout.base, f"{OWN}/changes/{order.session_id}"
+        merges = (base / merged_place(order.session_id, "")).is_dir()
         # What is removed goes first: a file may become a folder, and a folder a file.
         paths = [*sorted(order.removed), *sorted(order.written)]
         for number, path in enumerate(paths):
@@ -302,7 +321,7 @@ class ChangeFiles:
                 creates = order.expected.get(path) is None
                 folders = _missing(base, path) if creates else ()
                 merged = merged_place(order.session_id, path)
-                staged = merged if (base / merged).exists() else f"{order.staged_root}/{path}"
+                staged = merged if merges and (base / merged).exists() else f"{order.staged_root}/{path}"
                 yield PutFile(number, path, staged, kept, creates, folders)
 
     def _swap(self, order: ChangeOrder, group: str, steps: Sequence[Step]) -> None:
@@ -344,8 +363,18 @@ class ChangeFiles:
         stayed = self.edits.return_edits(session_id, intent)
         if intent.group == FIRST:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
+            for step in intent.steps:
+                if isinstance(step, SwapFolder) and step.staged is not None:
+                    self._take_back_lent(session_id, self.layout.base / step.staged)
         self._journals.append(session_id, Undone(intent.group))
         return stayed
+
+    def _take_back_lent(self, session_id: str, index: Path) -> None:
+        path = self.layout.change(session_id) / _CARRIED
+        with contextlib.suppress(FileNotFoundError):
+            carried = msgspec.json.decode(path.read_bytes(), type=list[str])
+            drop_carried(index, carried, calls=self._calls)
+            self._calls.unlink(path)
 
 
 def index_place(change: ChangeOrder | ChangeRecord) -> str:
@@ -364,6 +393,15 @@ def _rename(at: Layout) -> list[RenameInstallation]:
     if os.path.lexists(at.workspace / BASES[0]):
         return []
     return [RenameInstallation(at.base.name, BASES[0])]
+
+
+def _above(paths: Iterable[str]) -> set[str]:
+    """The folders above them, the root as an empty name."""
+    folders = {""}
+    for path in paths:
+        while (path := os.path.dirname(path)) not in folders:
+            folders.add(path)
+    return folders
 
 
 def _missing(base: Path, path: str) -> tuple[str, ...]:

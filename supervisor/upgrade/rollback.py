@@ -117,7 +117,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     changes.require_release(way.release, backup_id=backup_id)
     staged, conflicts = at.staged(session_id), at.conflicts(session_id)
     remove_tree(at.staging(session_id), calls=calls)
-    make_missing(staged, calls=calls)
+    make_missing(staged, calls=calls, synced=False)
     undoes = [record.session_id for record in way.changes]
     if way.to_backup:
         taken = way.changes[0].at
@@ -127,6 +127,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     by_path: dict[Return, list[str]] = {act: [] for act in Return}
     expected: dict[str, str | None] = {}
     aside: dict[str, str] = {}
+    sources: dict[str, str] = {}
     folders: set[Path] = set()
     for path, spans in touched(way).items():
         stands = digest(at.base / path)
@@ -134,9 +135,11 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         by_path[outcome.act].append(path)
         if outcome.act in (Return.RESTORE, Return.MERGE, Return.REMOVE):
             expected[path] = stands
-        if outcome.source is not None:
+        if isinstance(outcome.source, bytes):
             # What is staged is brought to the disk as any change's is, when it is prepared.
             _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
+        elif outcome.source is not None:
+            sources[path] = outcome.source.relative_to(at.base).as_posix()
         if outcome.aside is not None:
             _write(outcome.aside, conflicts / path, like=outcome.aside, calls=calls)
             folders.add((conflicts / path).parent)
@@ -157,6 +160,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         undoes=tuple(undoes),
         merged=tuple(merged),
         kept=tuple(kept),
+        sources=sources,
     )
     return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 

@@ -94,6 +94,23 @@ def test_the_files_of_a_change_and_of_its_way_back_go_through_that_place_alone(
     assert not (tmp_path / USUAL).exists()
 
 
+def test_a_way_back_that_is_given_up_leaves_the_former_index_as_it_was(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    world.begin()
+    world.commit(order(world))
+    world.changes.settle(SESSION)
+    former = world.layout.releases / "old" / "index"
+    before = files(former)
+    world.begin("s-2", kind="rollback")
+    back = plan_rollback(world.changes, "s-2", None).order
+    world.changes.prepare_first(back)
+    world.changes.swap_first(back)
+    lent = files(world.layout.vector_index).keys() - before.keys()
+    assert lent, "what the running server may still read"
+    world.changes.undo("s-2")
+    assert files(former) == before
+
+
 def test_it_is_found_through_a_link_to_the_installation(tmp_path: Path) -> None:
     project, real = tmp_path / "project", tmp_path / "elsewhere" / "praxis"
     project.mkdir()
