@@ -60,6 +60,8 @@ class SwapFolder(msgspec.Struct, frozen=True, tag="swap_folder"):
     path: str
     staged: str | None
     kept: str | None
+    lent: tuple[str, ...] = ()
+    """What was linked from `path` into `staged` before, for who still reads it; by its path in there."""
 
 
 class PointLink(msgspec.Struct, frozen=True, tag="point_link"):

@@ -22,7 +22,7 @@ from mcpkeep.protocol.upgrade.late_edit import LateEdit, lacking
 from mcpkeep.protocol.upgrade.places import BASES, INDEX, OWN, VENV
 from mcpkeep.protocol.upgrade.release import Release
 from mcpkeep.protocol.upgrade.step import PointLink, PutFile, RenameInstallation, Step, SwapFolder, TakeFile
-from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, make_folders, write_durably
+from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls, write_durably
 from mcpkeep.supervisor.upgrade.change_failure import as_failure, failure
 from mcpkeep.supervisor.upgrade.journal import JournalFiles, require_session_id
 from mcpkeep.supervisor.upgrade.late_edits import LateEdits, merged_place
@@ -38,8 +38,6 @@ __all__ = ["ChangeFiles", "index_place"]
 
 _SCRIPTS = "scripts/"
 _ORDER = "order.json"
-_CARRIED = "carried.json"
-"""What of the old index was linked into the new one, while the former server may read it."""
 
 
 class ChangeFiles:
@@ -90,12 +88,12 @@ class ChangeFiles:
         self._require_possible(order)
         with as_failure("the change cannot be prepared"):
             self._require_unchanged(order)
+            change = self.layout.change(order.session_id)
             self._keep_old(order)
+            write_durably(change / _ORDER, msgspec.json.encode(order), calls=self._calls)
             self._copy_new(order, first=True)
+            sync_folders(set(change.parents[:2]), calls=self._calls)
             self._ready_index(order)
-            write_durably(
-                self.layout.change(order.session_id) / _ORDER, msgspec.json.encode(order), calls=self._calls
-            )
 
     def prepare_rest(self, order: ChangeOrder) -> None:
         """What swap_rest() needs; nothing live is touched. Raises UpgradeFailed: the disk failed."""
@@ -109,8 +107,8 @@ class ChangeFiles:
             save_server_state(at, change, calls=self._calls)
             index = self._index(order)
             if index is not None and index.staged is not None:
-                carried = carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
-                write_durably(change / _CARRIED, msgspec.json.encode(carried), calls=self._calls)
+                lent = carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
+                index = msgspec.structs.replace(index, lent=tuple(lent))
         steps: list[Step] = [] if index is None else [index]
         steps = [*_rename(at), *self._file_steps(order, first=True), *steps]
         self._swap(order, FIRST, steps)
@@ -135,8 +133,12 @@ class ChangeFiles:
 
     def settle(self, session_id: str) -> None:
         """The former server has ended: remove what its index was lent. May be called again."""
+        state = self._journals.read(session_id)
+        intent = None if state is None else state.groups.get(FIRST)
         with as_failure("the old index's files cannot be removed"):
-            self._take_back_lent(session_id, self.layout.vector_index)
+            for step in () if intent is None else intent.steps:
+                if isinstance(step, SwapFolder):
+                    drop_carried(self.layout.vector_index, step.lent, calls=self._calls)
 
     def undo(self, session_id: str) -> tuple[str, ...]:
         """Take back every group of the session that was begun or done; the paths where an edit stayed.
@@ -228,7 +230,7 @@ class ChangeFiles:
         """Give every old file a second name now: what the user makes of them later is an edit."""
         base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
         remove_tree(change, calls=calls)
-        make_folders(change, calls=calls)
+        make_missing(change, calls=calls, synced=False)
         paths = [path for path in (*order.written, *order.removed) if order.expected.get(path) is not None]
         self._make_folders(change / "old", paths)
         for path in paths:
@@ -365,16 +367,9 @@ class ChangeFiles:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
             for step in intent.steps:
                 if isinstance(step, SwapFolder) and step.staged is not None:
-                    self._take_back_lent(session_id, self.layout.base / step.staged)
+                    drop_carried(self.layout.base / step.staged, step.lent, calls=self._calls)
         self._journals.append(session_id, Undone(intent.group))
         return stayed
-
-    def _take_back_lent(self, session_id: str, index: Path) -> None:
-        path = self.layout.change(session_id) / _CARRIED
-        with contextlib.suppress(FileNotFoundError):
-            carried = msgspec.json.decode(path.read_bytes(), type=list[str])
-            drop_carried(index, carried, calls=self._calls)
-            self._calls.unlink(path)
 
 
 def index_place(change: ChangeOrder | ChangeRecord) -> str:

@@ -17,7 +17,8 @@ _LIMIT = 30.0
 """Seconds for an interpreter to say where it would import from."""
 
 _ASK = (
-    "import importlib.util as u; found = u.find_spec('mcp_server');"
+    "import sys; specs = (finder.find_spec('mcp_server', None) for finder in sys.meta_path);"
+    "found = next(filter(None, specs), None);"
     "print(*list(found and found.submodule_search_locations or ['nowhere'])[:1])"
 )
 

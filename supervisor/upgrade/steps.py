@@ -116,7 +116,7 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
                 touched.add(at[move.place].parent)
                 stand[move.place] = None
             case Rename():
-                touched |= make_missing(at[move.target].parent, calls=calls)
+                touched |= make_missing(at[move.target].parent, calls=calls, synced=False)
                 calls.rename(at[move.source], at[move.target])
                 touched |= {at[move.source].parent, at[move.target].parent}
                 moved = _identity(at[move.target]) if move.source is Place.LIVE else stand[move.source]

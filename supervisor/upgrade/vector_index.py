@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
@@ -16,14 +17,15 @@ _READ = ("data", "_deletions")
 def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> list[str]:
     """Hard-link what the running server may still read: of tables that both have their data, others whole.
 
-    Answers what was linked, relative to `new`; nothing where there are no links. Raises OSError.
+    Answers what was linked, relative to `new`; nothing where there are no links. Not durably: no server runs
+    after a power loss. Raises OSError.
     """
     carried: list[str] = []
     left: list[str] = []
     for path in _old_files(old, new):
         if os.path.lexists(new / path):
             continue
-        make_missing((new / path).parent, calls=calls)
+        make_missing((new / path).parent, calls=calls, synced=False)
         try:
             calls.link(old / path, new / path)
             carried.append(path)
@@ -37,7 +39,7 @@ def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> lis
     return carried
 
 
-def drop_carried(index: Path, carried: list[str], *, calls: FileCalls = OS_CALLS) -> None:
+def drop_carried(index: Path, carried: Sequence[str], *, calls: FileCalls = OS_CALLS) -> None:
     """Remove what was linked for a server that has ended, and the folders that only that was in."""
     for path in carried:
         with contextlib.suppress(FileNotFoundError):
@@ -45,7 +47,7 @@ def drop_carried(index: Path, carried: list[str], *, calls: FileCalls = OS_CALLS
     _drop_empty(index, carried, calls)
 
 
-def _drop_empty(index: Path, paths: list[str], calls: FileCalls) -> None:
+def _drop_empty(index: Path, paths: Sequence[str], calls: FileCalls) -> None:
     for folder in sorted({folder for path in paths for folder in Path(path).parents}, reverse=True):
         if folder != Path() and (index / folder).is_dir() and not os.listdir(index / folder):
             calls.rmdir(index / folder)
