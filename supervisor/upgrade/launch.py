@@ -11,15 +11,21 @@ from mcpkeep.supervisor.process import mark_environment
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.workspace import server_words
 
-__all__ = ["ask_code_path", "check_code_path", "launch_release"]
+__all__ = ["FIND_SERVER", "ask_code_path", "check_code_path", "launch_release"]
 
 ASK_LIMIT = 30.0
 """Seconds for an interpreter to start and look for a module; from a cold disk it takes some."""
 
-_ASK = """
-import importlib.util, os
-found = importlib.util.find_spec("mcp_server")
+FIND_SERVER = """
+import os, sys
+finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
+specs = (finder.find_spec("mcp_server", None) for finder in finders)
+found = next(filter(None, specs), None)
 print(os.path.realpath(found.origin or next(iter(found.submodule_search_locations))) if found else "")
+"""
+"""Prints where the interpreter would load `mcp_server` from, links resolved; nothing where it finds none.
+
+Without importlib.util, whose own import takes a third of the time.
 """
 _NO_GENERATION = 0
 
@@ -56,7 +62,7 @@ async def ask_code_path(launch: Launch, cwd: str, run_id: str, *, environ: Mappi
     try:
         with anyio.fail_after(ASK_LIMIT):
             done = await anyio.run_process(
-                [interpreter, "-c", _ASK], cwd=cwd, env=env, check=False, start_new_session=True
+                [interpreter, "-c", FIND_SERVER], cwd=cwd, env=env, check=False, start_new_session=True
             )
     except TimeoutError as error:
         raise UpgradeFailed(

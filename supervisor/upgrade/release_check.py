@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from mcpkeep.supervisor.upgrade.code_files import code_digests
 from mcpkeep.supervisor.upgrade.command import Stopper, run_command
-from mcpkeep.supervisor.upgrade.launch import launch_release
+from mcpkeep.supervisor.upgrade.launch import FIND_SERVER, launch_release
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.python import bare_environment
 from mcpkeep.supervisor.upgrade.refusal import os_reason
@@ -15,12 +16,6 @@ __all__ = ["check_release"]
 
 _LIMIT = 30.0
 """Seconds for an interpreter to say where it would import from."""
-
-_ASK = (
-    "import sys; specs = (finder.find_spec('mcp_server', None) for finder in sys.meta_path);"
-    "found = next(filter(None, specs), None);"
-    "print(*list(found and found.submodule_search_locations or ['nowhere'])[:1])"
-)
 
 
 def check_release(
@@ -44,7 +39,7 @@ def check_release(
     python = launch.command[0]
     try:
         done = run_command(
-            (python, "-c", _ASK),
+            (python, "-c", FIND_SERVER),
             env={**bare_environment(environ), **launch.env},
             cwd=str(layout.workspace),
             limit=_LIMIT,
@@ -52,9 +47,9 @@ def check_release(
         )
     except OSError as error:
         return (*problems, f"{python!r} does not run: {os_reason(error)}")
-    last = done.lines[-1] if done.lines else f"code {done.code}"
+    last = done.lines[-1] if done.lines else ""
     if done.code:
-        problems.append(f"{python!r} does not run: {last}")
-    elif os.path.realpath(last) != os.path.realpath(code):
-        problems.append(f"mcp_server would be imported from {last!r}")
+        problems.append(f"{python!r} does not run: {last or f'code {done.code}'}")
+    elif not Path(last).is_relative_to(os.path.realpath(code)):
+        problems.append(f"mcp_server would be imported from {last or 'nowhere'!r}")
     return tuple(problems)
