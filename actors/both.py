@@ -16,7 +16,8 @@ B = TypeVar("B")
 async def both(one: Callable[[], Awaitable[A]], other: Callable[[], Awaitable[B]]) -> tuple[A, B]:
     """Do both at once; answers what each came to. Where one fails, the other is cancelled.
 
-    Raises UpgradeFailed: that of the one which failed first, after the other has ended, too.
+    Raises UpgradeFailed: that of the one which failed first, after the other has ended, too; with what the
+    other could not take back, where it failed in that.
     """
     ones: list[A] = []
     others: list[B] = []
@@ -36,6 +37,13 @@ async def both(one: Callable[[], Awaitable[A]], other: Callable[[], Awaitable[B]
         except UpgradeFailed as failed:
             failures.append(failed)
             tasks.cancel_scope.cancel()
+    if len(failures) > 1:
+        first, last = failures
+        raise UpgradeFailed(
+            f"{first}; and then: {last}",
+            remediation=last.remediation,
+            details={**first.details, **last.details},
+        )
     if failures:
         raise failures[0]
     return ones[0], others[0]

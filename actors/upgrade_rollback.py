@@ -103,7 +103,8 @@ async def _change(
             outcome = await _restore(world, session_id, target, step)
         else:
             outcome = await _go_back(world, session_id, target, step)
-            outcome = outcome._replace(warnings=(*outcome.warnings, *await _missing(world, outcome)))
+            missing = await _shielded(_missing(world, outcome))  # it stands: nothing is to call it failed
+            outcome = outcome._replace(warnings=(*outcome.warnings, *missing))
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await world.contents.remove_staging(session_id)
@@ -131,7 +132,7 @@ async def _go_back(world: UpgradeWorld, session_id: str, target: Target, step: P
 
     step(f"staging the way back, and looking whether release {target.release} can be started")
     try:
-        (plan, late), _ = await both(lambda: switch(found.require), found.run)
+        (plan, late), _ = await both(lambda: switch(lambda: found.require(step)), found.run)
     except Unstartable as why:
         warnings += await rebuild(world, target.release, why, target.backup_id, step=step)
         step("staging the way back")

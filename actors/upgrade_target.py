@@ -50,8 +50,10 @@ class ReleaseProbe:
         self._problems = await probe(self._world, self._release_id)
         self._done.set()
 
-    async def require(self) -> None:
+    async def require(self, step: Progress) -> None:
         """Wait for what `run` finds. Raises Unstartable."""
+        if not self._done.is_set():
+            step(f"looking whether release {self._release_id} can be started")
         await self._done.wait()
         if self._problems:
             raise Unstartable(self._release_id, self._problems)

@@ -40,7 +40,7 @@ class ChangeOrder(msgspec.Struct, frozen=True):
     kept: tuple[str, ...] = ()
     """What a rollback leaves as the user has it."""
     sources: Mapping[str, str] = {}
-    """Where the bytes are of what is staged only when it is prepared; in the installation's folder, too."""
+    """By path: the file, relative to the installation's folder, that is staged when this is prepared."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -32,7 +32,7 @@ from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
-from mcpkeep.supervisor.upgrade.vector_index import carry_old_files, drop_carried
+from mcpkeep.supervisor.upgrade.vector_index import lend, take_back_lent, to_be_lent
 
 __all__ = ["ChangeFiles", "index_place"]
 
@@ -90,6 +90,7 @@ class ChangeFiles:
             self._require_unchanged(order)
             change = self.layout.change(order.session_id)
             self._keep_old(order)
+            # Before the rest: what its fsync brings to the disk, those of the rest need not.
             write_durably(change / _ORDER, msgspec.json.encode(order), calls=self._calls)
             self._copy_new(order, first=True)
             sync_folders(set(change.parents[:2]), calls=self._calls)
@@ -107,8 +108,8 @@ class ChangeFiles:
             save_server_state(at, change, calls=self._calls)
             index = self._index(order)
             if index is not None and index.staged is not None:
-                lent = carry_old_files(at.vector_index, at.base / index.staged, calls=self._calls)
-                index = msgspec.structs.replace(index, lent=tuple(lent))
+                lent = to_be_lent(at.vector_index, at.base / index.staged)
+                index = msgspec.structs.replace(index, lent=lent)
         steps: list[Step] = [] if index is None else [index]
         steps = [*_rename(at), *self._file_steps(order, first=True), *steps]
         self._swap(order, FIRST, steps)
@@ -132,13 +133,16 @@ class ChangeFiles:
         return self.edits.told(order.session_id)
 
     def settle(self, session_id: str) -> None:
-        """The former server has ended: remove what its index was lent. May be called again."""
+        """The former server has ended: remove what its index was lent.
+
+        May be called again while the session's change is the newest.
+        """
         state = self._journals.read(session_id)
         intent = None if state is None else state.groups.get(FIRST)
         with as_failure("the old index's files cannot be removed"):
             for step in () if intent is None else intent.steps:
                 if isinstance(step, SwapFolder):
-                    drop_carried(self.layout.vector_index, step.lent, calls=self._calls)
+                    take_back_lent(self.layout.vector_index, step.lent, calls=self._calls)
 
     def undo(self, session_id: str) -> tuple[str, ...]:
         """Take back every group of the session that was begun or done; the paths where an edit stayed.
@@ -251,22 +255,22 @@ class ChangeFiles:
         removed = [path for path in order.removed if path.startswith(_SCRIPTS) is first]
         self._make_folders(change / "new", written)
         self._make_folders(base / order.staged_root, [path for path in written if path in order.sources])
-        copied: list[Path] = []
-        for path in written:
-            staged, new = base / order.staged_root / path, change / "new" / path
+        copies = [(base / order.staged_root / path, change / "new" / path) for path in written]
+        for path, (staged, new) in zip(written, copies, strict=True):
             if path in order.sources:
-                copied += self._stage(base / order.sources[path], staged, new)
+                self._copy_kept(base / order.sources[path], staged, new)
             else:
                 copy_file(staged, new, calls=calls, synced=False)
-                copied += new, staged
-        for file in copied:
-            if not file.is_symlink():
-                calls.fsync_file(file)
+        for staged, new in copies:
+            if not staged.is_symlink():
+                calls.fsync_file(new)
+                calls.fsync_file(staged)
         names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
-        sync_folders({change / folder for folder in _above(names)}, calls=calls)
+        above = {folder for name in names for folder in PurePosixPath(name).parents}
+        sync_folders({change / folder for folder in above}, calls=calls)
 
-    def _stage(self, source: Path, staged: Path, new: Path) -> list[Path]:
-        """Copy what was kept of an earlier version. Nobody edits that, so one copy will do. The copies."""
+    def _copy_kept(self, source: Path, staged: Path, new: Path) -> None:
+        """Copy what an earlier change kept into staging; into new/, where nobody writes, it is linked."""
         with contextlib.suppress(FileNotFoundError):
             self._calls.unlink(staged)
         copy_file(source, staged, calls=self._calls, synced=False)
@@ -276,8 +280,6 @@ class ChangeFiles:
             if e.errno not in NO_LINKS:
                 raise
             copy_file(source, new, calls=self._calls, synced=False)
-            return [new, staged]
-        return [staged]
 
     def _make_folders(self, root: Path, paths: Iterable[str]) -> None:
         for folder in sorted({os.path.dirname(path) for path in paths}):
@@ -310,7 +312,6 @@ class ChangeFiles:
 
     def _file_steps(self, order: ChangeOrder, *, first: bool) -> Iterator[Step]:
         base, change = self.layout.base, f"{OWN}/changes/{order.session_id}"
-        merges = (base / merged_place(order.session_id, "")).is_dir()
         # What is removed goes first: a file may become a folder, and a folder a file.
         paths = [*sorted(order.removed), *sorted(order.written)]
         for number, path in enumerate(paths):
@@ -323,7 +324,7 @@ class ChangeFiles:
                 creates = order.expected.get(path) is None
                 folders = _missing(base, path) if creates else ()
                 merged = merged_place(order.session_id, path)
-                staged = merged if merges and (base / merged).exists() else f"{order.staged_root}/{path}"
+                staged = merged if (base / merged).exists() else f"{order.staged_root}/{path}"
                 yield PutFile(number, path, staged, kept, creates, folders)
 
     def _swap(self, order: ChangeOrder, group: str, steps: Sequence[Step]) -> None:
@@ -332,6 +333,9 @@ class ChangeFiles:
             self._journals.append(order.session_id, intent)
             touched: set[Path] = set()
             for step in steps:
+                if isinstance(step, SwapFolder) and step.staged is not None:
+                    base = self._layout.base
+                    lend(base / step.path, base / step.staged, step.lent, calls=self._calls)
                 touched |= perform(step, self._layout.base, calls=self._calls)
             # A name in staging that comes back at a power loss is one more of a file that is in its place.
             left = self._layout.base / order.staged_root
@@ -367,7 +371,7 @@ class ChangeFiles:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
             for step in intent.steps:
                 if isinstance(step, SwapFolder) and step.staged is not None:
-                    drop_carried(self.layout.base / step.staged, step.lent, calls=self._calls)
+                    take_back_lent(self.layout.base / step.staged, step.lent, calls=self._calls)
         self._journals.append(session_id, Undone(intent.group))
         return stayed
 
@@ -388,15 +392,6 @@ def _rename(at: Layout) -> list[RenameInstallation]:
     if os.path.lexists(at.workspace / BASES[0]):
         return []
     return [RenameInstallation(at.base.name, BASES[0])]
-
-
-def _above(paths: Iterable[str]) -> set[str]:
-    """The folders above them, the root as an empty name."""
-    folders = {""}
-    for path in paths:
-        while (path := os.path.dirname(path)) not in folders:
-            folders.add(path)
-    return folders
 
 
 def _missing(base: Path, path: str) -> tuple[str, ...]:

@@ -178,6 +178,8 @@ class _Recovery:
         if phase <= _COMMIT:
             stayed = self._changes.undo(session_id)
             self._changes.discard(session_id)
+        else:
+            self._changes.settle(session_id)
         if _PREPARATION in state.phases:
             self._keep_lock = True
         else:
@@ -259,6 +261,7 @@ class _Recovery:
         *,
         whole: bool,
     ) -> None:
+        self._changes.settle(state.begun.session_id)
         if order is not None:
             self._gone_back += order.undoes
             behind = () if whole else (*aside, *lacking(self._changes.edits.told(order.session_id)))

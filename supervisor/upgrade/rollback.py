@@ -123,7 +123,9 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         taken = way.changes[0].at
         undoes = [record.session_id for record in changes.made.records() if record.at > taken]
         if way.release != way.changes[-1].to_release:
-            make_missing(at.staging(session_id) / BASELINE, calls=calls)  # which it was is not known
+            # Which it was is not known. What says so is read after the commit, a power loss later, too.
+            baseline = at.staging(session_id) / BASELINE
+            sync_folders(make_missing(baseline, calls=calls) | {*baseline.parents[1:3]}, calls=calls)
     by_path: dict[Return, list[str]] = {act: [] for act in Return}
     expected: dict[str, str | None] = {}
     aside: dict[str, str] = {}
@@ -137,11 +139,14 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             expected[path] = stands
         if isinstance(outcome.source, bytes):
             # What is staged is brought to the disk as any change's is, when it is prepared.
-            _write(outcome.source, staged / path, like=at.base / path, calls=calls, synced=False)
+            _write(outcome.source, staged / path, like=at.base / path, calls=calls)
         elif outcome.source is not None:
             sources[path] = outcome.source.relative_to(at.base).as_posix()
         if outcome.aside is not None:
-            _write(outcome.aside, conflicts / path, like=outcome.aside, calls=calls)
+            make_missing((conflicts / path).parent, calls=calls)
+            with contextlib.suppress(FileNotFoundError):
+                calls.unlink(conflicts / path)
+            copy_file(outcome.aside, conflicts / path, calls=calls)
             folders.add((conflicts / path).parent)
             aside[path] = (conflicts / path).relative_to(at.base).as_posix()
     sync_folders(folders, calls=calls)
@@ -220,21 +225,14 @@ def _former(at: Layout, way: WayBack, path: str, span: Span) -> Path:
     )
 
 
-def _write(source: Path | bytes, target: Path, *, like: Path, calls: FileCalls, synced: bool = True) -> None:
-    make_missing(target.parent, calls=calls, synced=synced)
-    with contextlib.suppress(FileNotFoundError):
-        calls.unlink(target)
-    if isinstance(source, Path):
-        copy_file(source, target, calls=calls, synced=synced)
-        return
+def _write(data: bytes, target: Path, *, like: Path, calls: FileCalls) -> None:
+    make_missing(target.parent, calls=calls, synced=False)
     fd = calls.create(target)
     try:
-        rest = memoryview(source)
+        rest = memoryview(data)
         while rest:
             rest = rest[calls.write(fd, rest) :]
         os.fchmod(fd, stat.S_IMODE(os.stat(like).st_mode))
-        if synced:
-            calls.fsync(fd)
     finally:
         calls.close(fd)
 

@@ -60,6 +60,8 @@ def undo(step: Step, base: Path, *, calls: FileCalls = OS_CALLS) -> set[Path]:
     match step:
         case PutFile():
             touched = _move(step, base, calls, back=True)
+            if step.folders:  # What was edited there is sure to be elsewhere before they go.
+                sync_folders(touched, calls=calls)
             for folder in reversed(step.folders):
                 touched |= _remove_empty(standing(base) / folder, calls)
             return touched
@@ -116,7 +118,7 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
                 touched.add(at[move.place].parent)
                 stand[move.place] = None
             case Rename():
-                touched |= make_missing(at[move.target].parent, calls=calls, synced=False)
+                touched |= make_missing(at[move.target].parent, calls=calls)
                 calls.rename(at[move.source], at[move.target])
                 touched |= {at[move.source].parent, at[move.target].parent}
                 moved = _identity(at[move.target]) if move.source is Place.LIVE else stand[move.source]

@@ -8,27 +8,29 @@ from pathlib import Path
 from mcpkeep.supervisor.durable import NO_LINKS, OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.live_files import make_missing
 
-__all__ = ["carry_old_files", "drop_carried"]
+__all__ = ["lend", "take_back_lent", "to_be_lent"]
 
 # LanceDB's: what a reader of an older version of the table opens. Its manifests must stay the new one's.
 _READ = ("data", "_deletions")
 
 
-def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> list[str]:
-    """Hard-link what the running server may still read: of tables that both have their data, others whole.
-
-    Answers what was linked, relative to `new`; nothing where there are no links. Not durably: no server runs
-    after a power loss. Raises OSError.
+def to_be_lent(old: Path, new: Path) -> tuple[str, ...]:
+    """What the running server may still read and `new` lacks, by its path in both: of tables that both have
+    their data, others whole. Raises OSError.
     """
-    carried: list[str] = []
+    return tuple(path for path in _old_files(old, new) if not os.path.lexists(new / path))
+
+
+def lend(old: Path, new: Path, paths: Sequence[str], *, calls: FileCalls = OS_CALLS) -> None:
+    """Hard-link them from `old` into `new`, as far as there are links and they still are there.
+
+    Not durably: no server runs after a power loss. Raises OSError.
+    """
     left: list[str] = []
-    for path in _old_files(old, new):
-        if os.path.lexists(new / path):
-            continue
+    for path in paths:
         make_missing((new / path).parent, calls=calls, synced=False)
         try:
             calls.link(old / path, new / path)
-            carried.append(path)
         except FileNotFoundError:  # the server that runs has just compacted its table
             left.append(path)
         except OSError as e:
@@ -36,15 +38,14 @@ def carry_old_files(old: Path, new: Path, *, calls: FileCalls = OS_CALLS) -> lis
                 raise
             left.append(path)
     _drop_empty(new, left, calls)  # an empty folder would be taken for a table
-    return carried
 
 
-def drop_carried(index: Path, carried: Sequence[str], *, calls: FileCalls = OS_CALLS) -> None:
+def take_back_lent(index: Path, paths: Sequence[str], *, calls: FileCalls = OS_CALLS) -> None:
     """Remove what was linked for a server that has ended, and the folders that only that was in."""
-    for path in carried:
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(index / path)
-    _drop_empty(index, carried, calls)
+    _drop_empty(index, paths, calls)
 
 
 def _drop_empty(index: Path, paths: Sequence[str], calls: FileCalls) -> None:

@@ -44,6 +44,21 @@ async def test_the_failure_of_one_is_raised_once_the_other_was_cancelled_and_has
     assert ended == ["waits"]
 
 
+async def test_what_the_other_cannot_take_back_when_it_is_cancelled_is_told_too() -> None:
+    async def fails() -> None:
+        raise UpgradeFailed("nobody can tell", remediation="try again", details={"release": "old"})
+
+    async def cannot_be_taken_back() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise UpgradeFailed("the disk is full", remediation="make room")
+
+    with pytest.raises(UpgradeFailed, match="nobody can tell; and then: the disk is full") as failure:
+        await both(cannot_be_taken_back, fails)
+    assert (failure.value.remediation, failure.value.details) == ("make room", {"release": "old"})
+
+
 async def test_a_cancellation_ends_both() -> None:
     ended: list[int] = []
 

@@ -10,7 +10,9 @@ import pytest
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Begun, Ended
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
+from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
+from tests.powerloss import Recorder, crashes
 from tests.praxis import make_variant, world_in
 from tests.small_installation import (
     NEW,
@@ -121,6 +123,23 @@ def test_killed_at_any_call_the_next_start_finishes_it(memory: Path, start: int)
         shutil.rmtree(folder)
         n += 3
     assert n > 30
+
+
+def test_a_power_loss_once_it_is_done_leaves_no_baseline_of_another_version(memory: Path) -> None:
+    folder = memory / "recorded"
+    folder.mkdir()
+    world, backup_id = forgotten(folder)
+    recorder = Recorder(folder)
+    recorder.adopt()
+    go_back(world.again(recorder), backup_id)
+    for n, crash in enumerate(crashes(recorder, len(recorder.log))):
+        put = memory / str(n)
+        put.mkdir()
+        crash.put(put)
+        again = World(Layout(put, put / ".praxis-os"))
+        assert again.recover().ended == {BACK: "completed"}
+        assert not again.layout.baseline.exists() or list(again.layout.baseline.iterdir()) == []
+        again.lock.let_go()
 
 
 def test_the_command_merges_it_and_the_next_rollback_and_upgrade_go_on_from_there(tmp_path: Path) -> None:

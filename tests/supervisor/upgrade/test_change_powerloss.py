@@ -10,7 +10,7 @@ from mcpkeep.protocol.upgrade.journal import Ended
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.powerloss import Recorder, crashes
-from tests.small_installation import SESSION, World, build, in_memory, order, whole
+from tests.small_installation import OLD, SESSION, World, build, in_memory, order, whole
 
 EVERY = 31
 """Of some thousands of different losses, so that it takes seconds; prime, to fall on all kinds of them."""
@@ -86,6 +86,37 @@ def test_a_power_loss_leaves_what_the_next_start_makes_whole(
     memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str, without: str
 ) -> None:
     assert replay(memory, ready, work, end, without) == []
+
+
+def recorded(folder: Path, world: World) -> tuple[World, Recorder]:
+    recorder = Recorder(folder)
+    recorder.adopt()
+    return world.again(recorder), recorder
+
+
+def test_a_power_loss_while_a_change_is_taken_back_loses_no_file_that_it_had_removed(memory: Path) -> None:
+    world, recorder = recorded(memory, build(memory))
+    world.begin()
+    world.commit(order(world))
+    start = len(recorder.log)
+    world.changes.undo(SESSION)
+    removed = OLD["standards/universal/gone/b.md"]
+    assert [crash for crash in crashes(recorder, start) if removed not in crash.files.values()] == []
+
+
+def test_a_power_loss_after_a_rollback_keeps_what_it_recorded_as_installed(memory: Path) -> None:
+    path = "standards/universal/a.md"
+    world, recorder = recorded(memory, build(memory))
+    saved = world.base / "a.tmp"  # by an editor that does not sync
+    fd = recorder.create(saved)
+    recorder.write(fd, OLD[path])
+    recorder.close(fd)
+    recorder.rename(saved, world.base / path)
+    change(world)
+    world.begin("s-2", kind="rollback")
+    world.commit(plan_rollback(world.changes, "s-2", None, calls=recorder).order)
+    installed = world.layout.change("s-2").relative_to(memory) / "new" / path
+    assert {crash.files.get(installed) for crash in crashes(recorder, len(recorder.log))} == {OLD[path]}
 
 
 @pytest.mark.parametrize("without", ["fsync", "fsync_folder"])

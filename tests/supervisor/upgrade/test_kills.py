@@ -11,11 +11,15 @@ from mcpkeep.protocol.upgrade.journal import Ended
 from mcpkeep.supervisor.upgrade.pending import anything_pending
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.small_installation import (
+    INDEX,
+    NEW,
+    OLD,
     SESSION,
     World,
     build,
     in_memory,
     killed_at,
+    live,
     upgrade,
     whole,
 )
@@ -127,3 +131,25 @@ def test_a_rollback_that_the_next_start_finishes_names_the_upgrade_that_it_took_
     world.changes.swap_first(order)
     done = world.again().recover()
     assert (done.ended, done.gone_back) == ({"s-2": "completed"}, (SESSION,))
+
+
+def test_killed_at_any_call_of_a_rollback_its_index_ends_without_what_was_lent(tmp_path: Path) -> None:
+    def rollback(world: World) -> None:
+        world.begin("s-2", kind="rollback")
+        world.commit(plan_rollback(world.changes, "s-2", None, calls=world.calls).order)
+        world.changes.settle("s-2")
+        world.append("s-2", Ended("completed", world.now()))
+
+    for n in itertools.count():
+        with in_memory(tmp_path / str(n)) as folder:
+            world = build(folder)
+            whole_upgrade(world)
+            world.changes.settle(SESSION)
+            world, died = killed_at(n, world, rollback)
+            world.recover()
+            stands = OLD if whole(world) == "old" else NEW
+            index = {path for path in live(world) if path.startswith(INDEX)}
+            assert index == {path for path in stands if path.startswith(INDEX)}, n
+            world.lock.let_go()
+        if not died:
+            break
