@@ -111,7 +111,7 @@ def traffic_table(timings: Mapping[str, Mapping[str, Timing]]) -> Table:
                     f"{size} {name}",
                     *(f"{timing.p(share) * 1e6:,.0f}" for share in (0.5, 0.95, 0.99)),
                     "" if timing is direct else f"{added * 1e6:,.0f}",
-                    "" if timing is direct else f"{added / pump_added:.2f}",
+                    "" if timing is direct or pump_added <= 0 else f"{added / pump_added:.2f}",
                     "" if timing is direct else f"{timing.p(0.99) / pump.p(0.99):.2f}",
                     f"{timing.rate:,.0f}",
                     f"{timing.rate / direct.rate:.2f}",
