@@ -61,7 +61,7 @@ class SwapFolder(msgspec.Struct, frozen=True, tag="swap_folder"):
     staged: str | None
     kept: str | None
     lent: tuple[str, ...] = ()
-    """What was linked from `path` into `staged` before, for who still reads it; by its path in there."""
+    """What is linked from `path` into `staged` first, for who still reads it; taken back with the step."""
 
 
 class PointLink(msgspec.Struct, frozen=True, tag="point_link"):

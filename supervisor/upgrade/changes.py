@@ -32,7 +32,7 @@ from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
-from mcpkeep.supervisor.upgrade.vector_index import lend, take_back_lent, to_be_lent
+from mcpkeep.supervisor.upgrade.vector_index import take_back_lent, to_be_lent
 
 __all__ = ["ChangeFiles", "index_place"]
 
@@ -333,9 +333,6 @@ class ChangeFiles:
             self._journals.append(order.session_id, intent)
             touched: set[Path] = set()
             for step in steps:
-                if isinstance(step, SwapFolder) and step.staged is not None:
-                    base = self._layout.base
-                    lend(base / step.path, base / step.staged, step.lent, calls=self._calls)
                 touched |= perform(step, self._layout.base, calls=self._calls)
             # A name in staging that comes back at a power loss is one more of a file that is in its place.
             left = self._layout.base / order.staged_root
@@ -369,9 +366,6 @@ class ChangeFiles:
         stayed = self.edits.return_edits(session_id, intent)
         if intent.group == FIRST:
             put_server_state(self.layout, self.layout.change(session_id), calls=self._calls)
-            for step in intent.steps:
-                if isinstance(step, SwapFolder) and step.staged is not None:
-                    take_back_lent(self.layout.base / step.staged, step.lent, calls=self._calls)
         self._journals.append(session_id, Undone(intent.group))
         return stayed
 

@@ -20,6 +20,7 @@ from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.exchange import NO_EXCHANGE
 from mcpkeep.supervisor.upgrade.live_files import make_missing
 from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.vector_index import lend, take_back_lent
 
 __all__ = ["MARK", "swap", "swap_back"]
 
@@ -29,12 +30,17 @@ MARK = ".mcpkeep-new"
 
 def swap(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
     """Perform the step, or what is left of it; the folders that were touched. Raises OSError."""
+    if step.staged is not None and os.path.lexists(base / step.staged):
+        lend(base / step.path, base / step.staged, step.lent, calls=calls)
     return _move(step, base, calls, back=False)
 
 
 def swap_back(step: SwapFolder, base: Path, calls: FileCalls) -> set[Path]:
     """Take the step back, however much of it was performed; the folders that were touched. Raises OSError."""
-    return _move(step, base, calls, back=True)
+    touched = _move(step, base, calls, back=True)
+    if step.staged is not None:
+        take_back_lent(base / step.staged, step.lent, calls=calls)
+    return touched
 
 
 def _move(step: SwapFolder, base: Path, calls: FileCalls, *, back: bool) -> set[Path]:

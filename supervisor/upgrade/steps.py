@@ -121,8 +121,7 @@ def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool)
                 touched |= make_missing(at[move.target].parent, calls=calls)
                 calls.rename(at[move.source], at[move.target])
                 touched |= {at[move.source].parent, at[move.target].parent}
-                moved = _identity(at[move.target]) if move.source is Place.LIVE else stand[move.source]
-                stand[move.source], stand[move.target] = None, moved
+                stand[move.source], stand[move.target] = None, _identity(at[move.target])
             case Link():
                 touched |= make_missing(at[move.target].parent, calls=calls)
                 try:

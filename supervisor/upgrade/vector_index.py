@@ -24,10 +24,12 @@ def to_be_lent(old: Path, new: Path) -> tuple[str, ...]:
 def lend(old: Path, new: Path, paths: Sequence[str], *, calls: FileCalls = OS_CALLS) -> None:
     """Hard-link them from `old` into `new`, as far as there are links and they still are there.
 
-    Not durably: no server runs after a power loss. Raises OSError.
+    Not durably: no server runs after a power loss. May be called again. Raises OSError.
     """
     left: list[str] = []
     for path in paths:
+        if os.path.lexists(new / path):
+            continue
         make_missing((new / path).parent, calls=calls, synced=False)
         try:
             calls.link(old / path, new / path)
