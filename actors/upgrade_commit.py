@@ -59,6 +59,8 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     at = world.now()
     tools: Mapping[str, str] = {}
     with anyio.CancelScope(shield=True):  # a commit that was made is not left without its record
+        with suppress(UpgradeFailed):
+            await world.changes.keep_spares(context.session_id)
         tools = await world.live.tools()
     lost = sorted(proof.tools.keys() - tools.keys())
     if lost:
@@ -107,6 +109,7 @@ async def commit(
             lambda: world.changes.prepare_rest(order),
         )
         with anyio.CancelScope(shield=True):
+            # Not before the server is up: one that reads its content while it starts would miss files.
             step("bringing the content in")
             late = await world.changes.swap_rest(order)
             step("moving requests over")

@@ -186,7 +186,10 @@ class Changes(Protocol):
         ...
 
     async def prepare_rest(self, order: ChangeOrder) -> None:
-        """The same for what swap_rest() brings in; may be called beside the start of a server."""
+        """The same for what swap_rest() brings in; may be called beside the start of a server.
+
+        Raises UpgradeFailed as prepare_first().
+        """
         ...
 
     async def swap_first(self, order: ChangeOrder) -> None:
@@ -204,6 +207,13 @@ class Changes(Protocol):
 
     async def settle(self, session_id: str) -> None:
         """The former server has ended or is frozen: remove what its index was lent. May be called again."""
+        ...
+
+    async def keep_spares(self, session_id: str) -> None:
+        """Copy what the session's change took out, so that going back over it waits for no copying.
+
+        May be called again. Raises UpgradeFailed where the disk fails; the way back is as sure without.
+        """
         ...
 
     async def undo(self, session_id: str) -> tuple[str, ...]:

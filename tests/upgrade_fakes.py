@@ -416,6 +416,9 @@ class _Changes(_Part):
         )
         return w.standing.edits
 
+    async def keep_spares(self, session_id: str) -> None:
+        await self._w.point("changes.keep_spares")
+
     async def settle(self, session_id: str) -> None:
         await self._w.point("changes.settle")
 

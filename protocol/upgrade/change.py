@@ -41,6 +41,8 @@ class ChangeOrder(msgspec.Struct, frozen=True):
     """What a rollback leaves as the user has it."""
     sources: Mapping[str, str] = {}
     """By path: the file, relative to the installation's folder, that is staged when this is prepared."""
+    spares: Mapping[str, str] = {}
+    """Of those, by path: the copy of it that is there already, and is brought in instead of a staged one."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

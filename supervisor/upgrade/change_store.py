@@ -38,6 +38,9 @@ class ThreadedChanges:
     async def swap_rest(self, order: ChangeOrder) -> tuple[LateEdit, ...]:
         return await self._run(lambda: self._files.swap_rest(order))
 
+    async def keep_spares(self, session_id: str) -> None:
+        await self._run(lambda: self._files.keep_spares(session_id))
+
     async def settle(self, session_id: str) -> None:
         await self._run(lambda: self._files.settle(session_id))
 

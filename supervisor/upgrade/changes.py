@@ -31,6 +31,7 @@ from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missin
 from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
+from mcpkeep.supervisor.upgrade.spares import keep_spares
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
 from mcpkeep.supervisor.upgrade.vector_index import take_back_lent, to_be_lent
 
@@ -87,19 +88,22 @@ class ChangeFiles:
             )
         self._require_possible(order)
         with as_failure("the change cannot be prepared"):
-            self._require_unchanged(order)
             change = self.layout.change(order.session_id)
-            self._keep_old(order)
+            remove_tree(change, calls=self._calls)
+            make_missing(change, calls=self._calls, synced=False)
             # Before the rest: what its fsync brings to the disk, those of the rest need not.
             write_durably(change / _ORDER, msgspec.json.encode(order), calls=self._calls)
-            self._copy_new(order, first=True)
+            self._prepare_files(order, first=True)
             sync_folders(set(change.parents[:2]), calls=self._calls)
             self._ready_index(order)
 
     def prepare_rest(self, order: ChangeOrder) -> None:
-        """What swap_rest() needs; nothing live is touched. Raises UpgradeFailed: the disk failed."""
+        """What swap_rest() needs; nothing live is touched.
+
+        Raises UpgradeFailed: a live file is not what the plan saw, or the disk failed.
+        """
         with as_failure("the change cannot be prepared"):
-            self._copy_new(order, first=False)
+            self._prepare_files(order, first=False)
 
     def swap_first(self, order: ChangeOrder) -> None:
         """Save the server's state file; bring the index and scripts/ in. Taken back where it fails."""
@@ -131,6 +135,16 @@ class ChangeFiles:
         steps: list[Step] = [*self._file_steps(order, first=False), *links]
         self._swap(order, REST, steps)
         return self.edits.told(order.session_id)
+
+    def keep_spares(self, session_id: str) -> None:
+        """Copy what the session's change took out, so that going back over it waits for no copying.
+
+        May be called again. Raises UpgradeFailed: the disk failed; the way back is as sure without them.
+        """
+        record = next((r for r in self.made.records() if r.session_id == session_id), None)
+        if record is not None:
+            with as_failure("the way back cannot be made faster"):
+                keep_spares(self.layout.change(session_id), record.files, calls=self._calls)
 
     def settle(self, session_id: str) -> None:
         """The former server has ended: remove what its index was lent.
@@ -214,9 +228,21 @@ class ChangeFiles:
                 remediation=f"make a link {BASES[0]!r} beside it that leads to the same folder",
             )
 
-    def _require_unchanged(self, order: ChangeOrder) -> None:
+    def _prepare_files(self, order: ChangeOrder, *, first: bool) -> None:
+        """Those of one group."""
+        written, removed = (
+            [path for path in paths if path.startswith(_SCRIPTS) is first]
+            for paths in (order.written, order.removed)
+        )
+        self._require_unchanged(order, written, removed)
+        self._keep_old(order, [*written, *removed])
+        self._copy_new(order, written)
+        # All are copied before any is synced: what one fsync brings to the disk, the next need not.
+        self._sync_prepared(order, written, removed)
+
+    def _require_unchanged(self, order: ChangeOrder, written: Sequence[str], removed: Sequence[str]) -> None:
         base = self.layout.base
-        paths = (*order.written, *order.removed)
+        paths = (*written, *removed)
         stale = sorted(path for path in paths if digest(base / path) != order.expected.get(path))
         if stale:
             raise UpgradeFailed(
@@ -224,56 +250,55 @@ class ChangeFiles:
                 remediation="make a new plan",
                 details={"stale": stale},
             )
-        for path in order.written:
+        for path in written:
             if (base / path).is_dir() and not (base / path).is_symlink():
                 raise UpgradeFailed(
                     f"{path!r} is a folder where a file is to be", remediation="move it away, and plan anew"
                 )
 
-    def _keep_old(self, order: ChangeOrder) -> None:
+    def _keep_old(self, order: ChangeOrder, paths: Sequence[str]) -> None:
         """Give every old file a second name now: what the user makes of them later is an edit."""
-        base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
-        remove_tree(change, calls=calls)
-        make_missing(change, calls=calls, synced=False)
-        paths = [path for path in (*order.written, *order.removed) if order.expected.get(path) is not None]
+        base, change = self.layout.base, self.layout.change(order.session_id)
+        paths = [path for path in paths if order.expected.get(path) is not None]
         self._make_folders(change / "old", paths)
         for path in paths:
             # Where there are no hard links, the step itself keeps it.
             try:
-                calls.link(base / path, change / "old" / path)
+                self._calls.link(base / path, change / "old" / path)
             except OSError as e:
                 if e.errno not in NO_LINKS:
                     raise
 
-    def _copy_new(self, order: ChangeOrder, *, first: bool) -> None:
-        """Copy the new bytes of a group, and bring them to the disk with the names of its old files.
-
-        All are copied before any is synced: what one fsync brings to the disk, the next need not.
-        """
-        base, change, calls = self.layout.base, self.layout.change(order.session_id), self._calls
-        written = [path for path in order.written if path.startswith(_SCRIPTS) is first]
-        removed = [path for path in order.removed if path.startswith(_SCRIPTS) is first]
+    def _copy_new(self, order: ChangeOrder, written: Sequence[str]) -> None:
+        base, change = self.layout.base, self.layout.change(order.session_id)
         self._make_folders(change / "new", written)
-        self._make_folders(base / order.staged_root, [path for path in written if path in order.sources])
-        copies = [(base / order.staged_root / path, change / "new" / path) for path in written]
-        for path, (staged, new) in zip(written, copies, strict=True):
+        restaged = [path for path in written if path in order.sources and path not in order.spares]
+        self._make_folders(base / order.staged_root, restaged)
+        for path in restaged:
+            with contextlib.suppress(FileNotFoundError):
+                self._calls.unlink(base / order.staged_root / path)
+            source = base / order.sources[path]
+            copy_file(source, base / order.staged_root / path, calls=self._calls, synced=False)
+        for path in written:
+            new = change / "new" / path
             if path in order.sources:
-                self._copy_kept(base / order.sources[path], staged, new)
+                self._link_kept(base / order.sources[path], new)
             else:
-                copy_file(staged, new, calls=calls, synced=False)
-        for staged, new in copies:
-            if not staged.is_symlink():
-                calls.fsync_file(new)
-                calls.fsync_file(staged)
+                copy_file(base / order.staged_root / path, new, calls=self._calls, synced=False)
+
+    def _sync_prepared(self, order: ChangeOrder, written: Sequence[str], removed: Sequence[str]) -> None:
+        base, change = self.layout.base, self.layout.change(order.session_id)
+        for path in written:
+            new = change / "new" / path
+            if path not in order.spares and not new.is_symlink():
+                self._calls.fsync_file(new)
+                self._calls.fsync_file(base / order.staged_root / path)
         names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
         above = {folder for name in names for folder in PurePosixPath(name).parents}
-        sync_folders({change / folder for folder in above}, calls=calls)
+        sync_folders({change / folder for folder in above}, calls=self._calls)
 
-    def _copy_kept(self, source: Path, staged: Path, new: Path) -> None:
-        """Copy what an earlier change kept into staging; into new/, where nobody writes, it is linked."""
-        with contextlib.suppress(FileNotFoundError):
-            self._calls.unlink(staged)
-        copy_file(source, staged, calls=self._calls, synced=False)
+    def _link_kept(self, source: Path, new: Path) -> None:
+        """Nobody writes into what an earlier change kept: it needs no copy."""
         try:
             self._calls.link(source, new)
         except OSError as e:
@@ -324,7 +349,8 @@ class ChangeFiles:
                 creates = order.expected.get(path) is None
                 folders = _missing(base, path) if creates else ()
                 merged = merged_place(order.session_id, path)
-                staged = merged if (base / merged).exists() else f"{order.staged_root}/{path}"
+                staged = order.spares.get(path, f"{order.staged_root}/{path}")
+                staged = merged if (base / merged).exists() else staged
                 yield PutFile(number, path, staged, kept, creates, folders)
 
     def _swap(self, order: ChangeOrder, group: str, steps: Sequence[Step]) -> None:
@@ -334,10 +360,9 @@ class ChangeFiles:
             touched: set[Path] = set()
             for step in steps:
                 touched |= perform(step, self._layout.base, calls=self._calls)
-            # A name in staging that comes back at a power loss is one more of a file that is in its place.
-            left = self._layout.base / order.staged_root
-            live = {folder for folder in touched if not folder.is_relative_to(left)}
-            sync_touched(live, self._layout.base, calls=self._calls)
+            # A name that comes back at a power loss where it was staged is one more of a file in its place.
+            left = {(self._layout.base / step.staged).parent for step in steps if isinstance(step, PutFile)}
+            sync_touched(touched - left, self._layout.base, calls=self._calls)
             self.edits.give_back(order, intent)
             if group == REST:
                 apart = lacking(self.edits.told(order.session_id))

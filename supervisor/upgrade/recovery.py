@@ -29,6 +29,7 @@ from mcpkeep.supervisor.upgrade.lock import HeldLock
 from mcpkeep.supervisor.upgrade.release_store import read_release
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
+from mcpkeep.supervisor.upgrade.spares import drop_unfinished
 
 __all__ = ["Recovered", "recover"]
 
@@ -352,6 +353,7 @@ class _Recovery:
             if name not in self._resumed:
                 remove_tree(at.stagings / name, calls=self._calls)
         for name in _names(at.changes):
+            drop_unfinished(at.changes / name, calls=self._calls)
             if name not in self._resumed:
                 self._changes.discard(name)
         for name in _names(at.releases):

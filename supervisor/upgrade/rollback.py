@@ -31,6 +31,7 @@ from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missing, read_bytes
 from mcpkeep.supervisor.upgrade.merge import merge_bytes
 from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.spares import find_spare
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
 __all__ = ["plan_restored", "plan_rollback"]
@@ -130,6 +131,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
     expected: dict[str, str | None] = {}
     aside: dict[str, str] = {}
     sources: dict[str, str] = {}
+    spares: dict[str, str] = {}
     folders: set[Path] = set()
     for path, spans in touched(way).items():
         stands = digest(at.base / path)
@@ -142,6 +144,8 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             _write(outcome.source, staged / path, like=at.base / path, calls=calls)
         elif outcome.source is not None:
             sources[path] = outcome.source.relative_to(at.base).as_posix()
+            if spare := find_spare(at.changes, outcome.source):
+                spares[path] = spare.relative_to(at.base).as_posix()
         if outcome.aside is not None:
             make_missing((conflicts / path).parent, calls=calls)
             with contextlib.suppress(FileNotFoundError):
@@ -166,6 +170,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
         merged=tuple(merged),
         kept=tuple(kept),
         sources=sources,
+        spares=spares,
     )
     return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
 

@@ -25,6 +25,7 @@ def rollback(world: World) -> None:
 def upgraded(folder: Path) -> World:
     world = build(folder)
     upgrade(world)
+    world.changes.keep_spares(SESSION)
     world.begin("s-2", kind="rollback")
     return world
 

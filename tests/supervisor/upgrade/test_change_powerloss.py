@@ -25,6 +25,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 def change(world: World) -> None:
     world.begin()
     world.commit(order(world))
+    world.changes.keep_spares(SESSION)
     world.append(SESSION, Ended("completed", world.now()))
 
 
@@ -41,13 +42,30 @@ def rollback(world: World) -> None:
     world.append("s-2", Ended("completed", world.now()))
 
 
+def rollback_with_new_spares(world: World) -> None:
+    world.changes.keep_spares(SESSION)
+    rollback(world)
+
+
 def upgraded(folder: Path) -> World:
     world = build(folder)
     change(world)
     return world.again()
 
 
-CASES = [(build, change, "new"), (build, undone, "old"), (upgraded, rollback, "old")]
+def without_spares(folder: Path) -> World:
+    world = upgraded(folder)
+    shutil.rmtree(world.layout.change(SESSION) / "spare")
+    return world
+
+
+CASES = [
+    (build, change, "new"),
+    (build, undone, "old"),
+    (upgraded, rollback, "old"),
+    (without_spares, rollback, "old"),
+    (without_spares, rollback_with_new_spares, "old"),
+]
 
 
 def replay(

@@ -29,6 +29,7 @@ Work = Callable[[World], object]
 
 def whole_upgrade(world: World) -> None:
     upgrade(world)
+    world.changes.keep_spares(SESSION)
     world.append(SESSION, Ended("completed", world.now()))
     shutil.rmtree(world.layout.stagings)
     world.lock.let_go()
@@ -86,7 +87,18 @@ def upgraded(folder: Path) -> World:
     return world.again()
 
 
-CASES = [(build, whole_upgrade), (build, failed_upgrade), (upgraded, whole_rollback)]
+def without_spares(folder: Path) -> World:
+    world = upgraded(folder)
+    shutil.rmtree(world.layout.change(SESSION) / "spare")
+    return world
+
+
+CASES = [
+    (build, whole_upgrade),
+    (build, failed_upgrade),
+    (upgraded, whole_rollback),
+    (without_spares, whole_rollback),
+]
 
 
 @pytest.fixture
