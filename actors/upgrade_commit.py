@@ -90,10 +90,12 @@ async def commit(
     freeze: bool,
     step: Progress,
     sure: Callable[[], Awaitable[None]] | None = None,
+    whole: Callable[[], Awaitable[ChangeOrder]] | None = None,
 ) -> tuple[LateEdit, ...]:
     """Change the live tree and move the requests over, or leave both as they were.
 
-    Before the server is started, `sure` is awaited, which raises UpgradeFailed where it is not to be.
+    Before the server is started, `sure` is awaited, which raises UpgradeFailed where it is not to be. While
+    it starts, `whole` answers the order with all of its files, where `order` has only those that come first.
     Answers what became of the files that the user saved meanwhile. Raises CodeEdited, UpgradeFailed.
     """
     late: tuple[LateEdit, ...] = ()
@@ -104,9 +106,9 @@ async def commit(
         if sure is not None:
             await sure()
         step("starting the server beside the old one")
-        await both(
+        _, order = await both(
             lambda: world.live.start(order.to_release, progress=step),
-            lambda: world.changes.prepare_rest(order),
+            lambda: _prepare_rest(world, order, whole),
         )
         with anyio.CancelScope(shield=True):
             # Not before the server is up: one that reads its content while it starts would miss files.
@@ -127,6 +129,15 @@ async def commit(
     with suppress(UpgradeFailed), anyio.CancelScope(shield=True):  # what stays there is only dead weight
         await world.changes.settle(order.session_id)
     return late
+
+
+async def _prepare_rest(
+    world: UpgradeWorld, order: ChangeOrder, whole: Callable[[], Awaitable[ChangeOrder]] | None
+) -> ChangeOrder:
+    if whole is not None:
+        order = await whole()
+    await world.changes.prepare_rest(order)
+    return order
 
 
 async def _require_as_proven(context: Context, merged: Merged, proof: Proof) -> None:

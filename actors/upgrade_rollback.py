@@ -1,6 +1,6 @@
 """The way back: the switch of an upgrade the other way round, journalled like it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -97,47 +97,61 @@ async def _change(
     step: Progress,
 ) -> _Outcome:
     options = {"to": to, "restore": isinstance(target, BackupInfo)}
-    await world.journals.begin(Begun(session_id, "rollback", False, by, world.now(), options))
-    try:
-        if isinstance(target, BackupInfo):
-            outcome = await _restore(world, session_id, target, step)
-        else:
-            outcome = await _go_back(world, session_id, target, step)
-            missing = await _shielded(_missing(world, outcome))  # it stands: nothing is to call it failed
-            outcome = outcome._replace(warnings=(*outcome.warnings, *missing))
-    except BaseException as error:
-        with anyio.CancelScope(shield=True):
-            await world.contents.remove_staging(session_id)
-            await world.journals.append(session_id, Ended("failed", world.now(), str(error)))
-        raise
+    begun = Begun(session_id, "rollback", False, by, world.now(), options)
+    if isinstance(target, BackupInfo):
+        return await _journalled(world, begun, lambda: _restore(world, session_id, target, step))
+    found = ReleaseProbe(world, target.release)
+    outcome, _ = await both(
+        lambda: _journalled(world, begun, lambda: _go_back(world, session_id, target, found, step)), found.run
+    )
     return outcome
 
 
-async def _go_back(world: UpgradeWorld, session_id: str, target: Target, step: Progress) -> _Outcome:
+async def _journalled(world: UpgradeWorld, begun: Begun, work: Callable[[], Awaitable[_Outcome]]) -> _Outcome:
+    await world.journals.begin(begun)
+    try:
+        return await work()
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await world.contents.remove_staging(begun.session_id)
+            await world.journals.append(begun.session_id, Ended("failed", world.now(), str(error)))
+        raise
+
+
+async def _go_back(
+    world: UpgradeWorld, session_id: str, target: Target, found: ReleaseProbe, step: Progress
+) -> _Outcome:
     warnings: tuple[str, ...] = ()
     if target.merges:
         warnings = (
             f"backup {target.backup_id} was merged with what stood here: what you edited since stays",
         )
-    found = ReleaseProbe(world, target.release)
 
     async def switch(sure: Callable[[], Awaitable[None]] | None) -> tuple[RollbackPlan, tuple[LateEdit, ...]]:
         try:
-            plan = await world.changes.plan_rollback(session_id, target.to)
+            plan = await world.changes.plan_first(session_id, target.to)
         except UpgradeFailed:
             if sure is not None:
                 await sure()  # it may be for the release, which can be rebuilt
             raise
-        return plan, await commit(world, plan.order, freeze=False, step=step, sure=sure)
+
+        async def whole() -> ChangeOrder:
+            nonlocal plan
+            plan = await world.changes.plan_rest(plan, target.to)
+            return plan.order
+
+        late = await commit(world, plan.order, freeze=False, step=step, sure=sure, whole=whole)
+        return plan, late
 
     step(f"staging the way back, and looking whether release {target.release} can be started")
     try:
-        (plan, late), _ = await both(lambda: switch(lambda: found.require(step)), found.run)
+        plan, late = await switch(lambda: found.require(step))
     except Unstartable as why:
         warnings += await rebuild(world, target.release, why, target.backup_id, step=step)
         step("staging the way back")
         plan, late = await switch(None)
     warnings += tell_edits(late, "the restored version")
+    warnings += await _shielded(_missing(world, plan.kept))  # it stands: nothing is to call it failed
     return _Outcome(
         plan.order,
         len(plan.restored),
@@ -150,9 +164,9 @@ async def _go_back(world: UpgradeWorld, session_id: str, target: Target, step: P
     )
 
 
-async def _missing(world: UpgradeWorld, outcome: _Outcome) -> tuple[str, ...]:
+async def _missing(world: UpgradeWorld, kept: Sequence[str]) -> tuple[str, ...]:
     """Of the server's code: what was gone before stays so, since it may have been deleted on purpose."""
-    if not any(path.startswith(_SERVER) for path in outcome.kept):
+    if not any(path.startswith(_SERVER) for path in kept):
         return ()
     damage = [found for found in await find_damage(world) if _SERVER in found]
     backup = next((backup.backup_id for backup in await list_backups(world) if backup.complete), None)

@@ -42,21 +42,26 @@ class ReleaseProbe:
     def __init__(self, world: UpgradeWorld, release_id: str) -> None:
         self._world = world
         self._release_id = release_id
-        self._problems: tuple[str, ...] = ()
+        self._failure: UpgradeFailed | None = None
         self._done = anyio.Event()
 
     async def run(self) -> None:
-        """Look; once. Raises UpgradeFailed: that cannot be told."""
-        self._problems = await probe(self._world, self._release_id)
+        """Look; once."""
+        try:
+            problems = await probe(self._world, self._release_id)
+        except UpgradeFailed as failed:
+            self._failure = failed
+        else:
+            self._failure = Unstartable(self._release_id, problems) if problems else None
         self._done.set()
 
     async def require(self, step: Progress) -> None:
-        """Wait for what `run` finds. Raises Unstartable."""
+        """Wait for what `run` finds. Raises Unstartable; or UpgradeFailed: that cannot be told."""
         if not self._done.is_set():
             step(f"looking whether release {self._release_id} can be started")
         await self._done.wait()
-        if self._problems:
-            raise Unstartable(self._release_id, self._problems)
+        if self._failure is not None:
+            raise self._failure
 
 
 async def find_target(world: UpgradeWorld, to: str | None, *, step: Progress) -> Target | BackupInfo:

@@ -232,12 +232,16 @@ class Changes(Protocol):
         """The changes that have been made and not pruned, oldest first."""
         ...
 
-    async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
-        """Stage the way back to a release or backup by its id, or the former release: a reverse three-way
-        merge per file that changed since.
+    async def plan_first(self, session_id: str, to: str | None) -> RollbackPlan:
+        """Stage the way back to a release or backup by its id, or the former release, as far as
+        swap_first() brings it in: a reverse three-way merge per file that changed since.
 
         Raises UpgradeFailed where there is none, naming what there is.
         """
+        ...
+
+    async def plan_rest(self, first: RollbackPlan, to: str | None) -> RollbackPlan:
+        """Stage the rest of it, beside the start of a server; the whole plan. Raises UpgradeFailed."""
         ...
 
     async def plan_restored(

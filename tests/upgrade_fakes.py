@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
+import msgspec
 
 from mcpkeep.actors.actor import Actor
 from mcpkeep.actors.upgrade_world import LiveMeasures, Progress, UpgradeWorld
@@ -442,9 +443,9 @@ class _Changes(_Part):
     async def records(self) -> tuple[ChangeRecord, ...]:
         return tuple(self._w.changes_)
 
-    async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
+    async def plan_first(self, session_id: str, to: str | None) -> RollbackPlan:
         w = self._w
-        await w.point("changes.plan_rollback")
+        await w.point("changes.plan_first")
         if not w.changes_:
             raise UpgradeFailed("there is nothing to go back to", remediation="restore a backup")
         if to == w.installed:
@@ -463,7 +464,11 @@ class _Changes(_Part):
             swap_index=True,
             undoes=(last.session_id,),
         )
-        return RollbackPlan(order, ("a.md",), (), (), {})
+        return RollbackPlan(order, (), (), (), {})
+
+    async def plan_rest(self, first: RollbackPlan, to: str | None) -> RollbackPlan:
+        await self._w.point("changes.plan_rest")
+        return msgspec.structs.replace(first, restored=("a.md",))
 
     async def plan_restored(
         self, session_id: str, release_id: str, carried_over: Sequence[str]

@@ -7,7 +7,7 @@ import msgspec
 
 from mcpkeep.protocol.upgrade.journal import Kind
 
-__all__ = ["ChangeOrder", "ChangeRecord", "ChangedFile", "RollbackPlan"]
+__all__ = ["ChangeOrder", "ChangeRecord", "ChangedFile", "RollbackPlan", "comes_first"]
 
 
 class ChangedFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,8 +59,13 @@ class ChangeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Mapping[str, ChangedFile]
 
 
+def comes_first(path: str) -> bool:
+    """Whether a server needs the file to start: it is swapped before that, all others when it is up."""
+    return path.startswith("scripts/")
+
+
 class RollbackPlan(msgspec.Struct, frozen=True):
-    """What going back comes to, staged and ready to be committed."""
+    """What going back comes to, staged and ready to be committed; or as much of it as comes first."""
 
     order: ChangeOrder
     restored: tuple[str, ...]

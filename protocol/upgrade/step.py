@@ -82,7 +82,7 @@ class RenameInstallation(msgspec.Struct, frozen=True, tag="rename_installation")
 Step = PutFile | TakeFile | SwapFolder | PointLink | RenameInstallation
 
 
-class Place(enum.StrEnum):
+class Place(enum.Enum):
     """Where the files of one PutFile or TakeFile may be."""
 
     STAGED = "staged"

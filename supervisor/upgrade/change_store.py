@@ -11,7 +11,7 @@ from mcpkeep.protocol.upgrade.late_edit import LateEdit, Standing
 from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.installed import find_damage, look_after
-from mcpkeep.supervisor.upgrade.rollback import plan_restored, plan_rollback
+from mcpkeep.supervisor.upgrade.rollback import plan_first, plan_rest, plan_restored
 
 __all__ = ["ThreadedChanges"]
 
@@ -53,8 +53,11 @@ class ThreadedChanges:
     async def records(self) -> tuple[ChangeRecord, ...]:
         return await self._run(self._files.made.records)
 
-    async def plan_rollback(self, session_id: str, to: str | None) -> RollbackPlan:
-        return await self._run(lambda: plan_rollback(self._files, session_id, to, calls=self._calls))
+    async def plan_first(self, session_id: str, to: str | None) -> RollbackPlan:
+        return await self._run(lambda: plan_first(self._files, session_id, to, calls=self._calls))
+
+    async def plan_rest(self, first: RollbackPlan, to: str | None) -> RollbackPlan:
+        return await self._run(lambda: plan_rest(self._files, first, to, calls=self._calls))
 
     async def plan_restored(
         self, session_id: str, release_id: str, carried_over: Sequence[str]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord
+from mcpkeep.protocol.upgrade.change import ChangeOrder, ChangeRecord, comes_first
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import FIRST, REST, Done, Intent, Undone
 from mcpkeep.protocol.upgrade.late_edit import LateEdit, lacking
@@ -37,7 +37,6 @@ from mcpkeep.supervisor.upgrade.vector_index import take_back_lent, to_be_lent
 
 __all__ = ["ChangeFiles", "index_place"]
 
-_SCRIPTS = "scripts/"
 _ORDER = "order.json"
 
 
@@ -59,6 +58,10 @@ class ChangeFiles:
         """What the user saved meanwhile."""
         self.made = MadeChanges(layout, now=now, calls=calls)
         """Those that stand on record."""
+        self._followed: set[str] = set()
+        """Of the change that is being prepared: what the user makes of these files from now on is an edit."""
+        self._installed: dict[str, str | None] = {}
+        """Of the same: SHA-256 of each file as it is to be installed."""
 
     @property
     def layout(self) -> Layout:
@@ -74,7 +77,7 @@ class ChangeFiles:
         self.prepare_rest(order)
 
     def prepare_first(self, order: ChangeOrder) -> None:
-        """All of it that swap_first() needs: the rest may follow while the server starts.
+        """What swap_first() needs: the rest may be planned, and prepared, while the server starts.
 
         Raises UpgradeFailed: a live file is not what the plan saw, a path cannot be replaced by renames,
         the release is not there, or a change of the session stands.
@@ -87,22 +90,26 @@ class ChangeFiles:
                 remediation="take it back first",
             )
         self._require_possible(order)
+        self._require_paths(order)
         with as_failure("the change cannot be prepared"):
             change = self.layout.change(order.session_id)
+            self._followed.clear()
+            self._installed.clear()
             remove_tree(change, calls=self._calls)
             make_missing(change, calls=self._calls, synced=False)
-            # Before the rest: what its fsync brings to the disk, those of the rest need not.
-            write_durably(change / _ORDER, msgspec.json.encode(order), calls=self._calls)
             self._prepare_files(order, first=True)
             sync_folders(set(change.parents[:2]), calls=self._calls)
             self._ready_index(order)
 
     def prepare_rest(self, order: ChangeOrder) -> None:
-        """What swap_rest() needs; nothing live is touched.
+        """What swap_rest() needs; nothing live is touched. Only now need the order be whole.
 
         Raises UpgradeFailed: a live file is not what the plan saw, or the disk failed.
         """
+        self._require_paths(order)
         with as_failure("the change cannot be prepared"):
+            path = self.layout.change(order.session_id) / _ORDER
+            write_durably(path, msgspec.json.encode(order), calls=self._calls)
             self._prepare_files(order, first=False)
 
     def swap_first(self, order: ChangeOrder) -> None:
@@ -126,8 +133,11 @@ class ChangeFiles:
         """
         at = self.layout
         with as_failure("what was edited meanwhile cannot be followed"):
-            paths = (*order.removed, *order.written)
-            order = self.edits.follow(order, [path for path in paths if not path.startswith(_SCRIPTS)])
+            paths = [path for path in (*order.removed, *order.written) if not comes_first(path)]
+            planned, order = order, self.edits.follow(order, paths)
+        for path, seen in order.expected.items():
+            if seen != planned.expected.get(path):  # An edit was merged in.
+                self._installed.pop(path, None)
         release = self.require_release(order.to_release)
         links = [PointLink(f"{OWN}/current", f"releases/{order.to_release}", _text(at.current))]
         if release.venv:
@@ -211,11 +221,6 @@ class ChangeFiles:
     def _require_possible(self, order: ChangeOrder) -> None:
         at = self.layout
         release = self.require_release(order.to_release)
-        require_inside(at.base, (*order.written, *order.removed, INDEX))  # another index was looked at
-        if both := set(order.written) & set(order.removed):
-            raise UpgradeFailed(
-                f"{min(both)!r} is to be written and to be removed", remediation="report this as a fault"
-            )
         if release.venv and at.venv.exists() and not at.venv.is_symlink():
             raise UpgradeFailed(
                 f"{str(at.venv)!r} is a folder, not the link that is to be pointed elsewhere",
@@ -228,21 +233,42 @@ class ChangeFiles:
                 remediation=f"make a link {BASES[0]!r} beside it that leads to the same folder",
             )
 
+    def _require_paths(self, order: ChangeOrder) -> None:
+        paths = (*order.written, *order.removed)
+        require_inside(self.layout.base, (*paths, INDEX))  # another index was looked at
+        if len(set(paths)) < len(paths):
+            raise UpgradeFailed(
+                "a file is to be written twice, or written and removed", remediation="report this as a fault"
+            )
+
     def _prepare_files(self, order: ChangeOrder, *, first: bool) -> None:
-        """Those of one group."""
+        """Keep all the old files that the order tells of; make ready the new ones of one group."""
+        self._keep_old(order)
         written, removed = (
-            [path for path in paths if path.startswith(_SCRIPTS) is first]
-            for paths in (order.written, order.removed)
+            [path for path in paths if comes_first(path) is first] for paths in (order.written, order.removed)
         )
-        self._require_unchanged(order, written, removed)
-        self._keep_old(order, [*written, *removed])
         self._copy_new(order, written)
         # All are copied before any is synced: what one fsync brings to the disk, the next need not.
         self._sync_prepared(order, written, removed)
 
-    def _require_unchanged(self, order: ChangeOrder, written: Sequence[str], removed: Sequence[str]) -> None:
+    def _keep_old(self, order: ChangeOrder) -> None:
+        """Give every old file a second name now: what the user makes of them later is an edit."""
+        base, change = self.layout.base, self.layout.change(order.session_id)
+        paths = [path for path in (*order.written, *order.removed) if path not in self._followed]
+        self._require_unchanged(order, paths)
+        there = [path for path in paths if order.expected.get(path) is not None]
+        self._make_folders(change / "old", there)
+        for path in there:
+            # Where there are no hard links, the step itself keeps it.
+            try:
+                self._calls.link(base / path, change / "old" / path)
+            except OSError as e:
+                if e.errno not in NO_LINKS:
+                    raise
+        self._followed.update(paths)
+
+    def _require_unchanged(self, order: ChangeOrder, paths: Sequence[str]) -> None:
         base = self.layout.base
-        paths = (*written, *removed)
         stale = sorted(path for path in paths if digest(base / path) != order.expected.get(path))
         if stale:
             raise UpgradeFailed(
@@ -250,24 +276,11 @@ class ChangeFiles:
                 remediation="make a new plan",
                 details={"stale": stale},
             )
-        for path in written:
+        for path in paths:
             if (base / path).is_dir() and not (base / path).is_symlink():
                 raise UpgradeFailed(
                     f"{path!r} is a folder where a file is to be", remediation="move it away, and plan anew"
                 )
-
-    def _keep_old(self, order: ChangeOrder, paths: Sequence[str]) -> None:
-        """Give every old file a second name now: what the user makes of them later is an edit."""
-        base, change = self.layout.base, self.layout.change(order.session_id)
-        paths = [path for path in paths if order.expected.get(path) is not None]
-        self._make_folders(change / "old", paths)
-        for path in paths:
-            # Where there are no hard links, the step itself keeps it.
-            try:
-                self._calls.link(base / path, change / "old" / path)
-            except OSError as e:
-                if e.errno not in NO_LINKS:
-                    raise
 
     def _copy_new(self, order: ChangeOrder, written: Sequence[str]) -> None:
         base, change = self.layout.base, self.layout.change(order.session_id)
@@ -283,8 +296,10 @@ class ChangeFiles:
             new = change / "new" / path
             if path in order.sources:
                 self._link_kept(base / order.sources[path], new)
+                self._installed[path] = digest(new)
             else:
-                copy_file(base / order.staged_root / path, new, calls=self._calls, synced=False)
+                staged = base / order.staged_root / path
+                self._installed[path] = copy_file(staged, new, calls=self._calls, synced=False)
 
     def _sync_prepared(self, order: ChangeOrder, written: Sequence[str], removed: Sequence[str]) -> None:
         base, change = self.layout.base, self.layout.change(order.session_id)
@@ -340,7 +355,7 @@ class ChangeFiles:
         # What is removed goes first: a file may become a folder, and a folder a file.
         paths = [*sorted(order.removed), *sorted(order.written)]
         for number, path in enumerate(paths):
-            if path.startswith(_SCRIPTS) is not first:
+            if comes_first(path) is not first:
                 continue
             kept = f"{change}/old/{path}"
             if number < len(order.removed):
@@ -366,7 +381,7 @@ class ChangeFiles:
             self.edits.give_back(order, intent)
             if group == REST:
                 apart = lacking(self.edits.told(order.session_id))
-                self.made.write(order, given_back=apart)
+                self.made.write(order, self._installed, given_back=apart)
             elif order.kind == "rollback":
                 wake_server_state(self.layout, self.made.state_of(order.to_release), calls=self._calls)
             self._journals.append(order.session_id, Done(group))

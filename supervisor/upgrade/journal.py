@@ -11,7 +11,7 @@ import anyio.to_thread
 import msgspec
 
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
-from mcpkeep.protocol.upgrade.journal import Begun, JournalRecord, JournalState, fold
+from mcpkeep.protocol.upgrade.journal import Begun, Ended, JournalRecord, JournalState, fold
 from mcpkeep.supervisor.durable import (
     OS_CALLS,
     FileCalls,
@@ -48,7 +48,7 @@ class JournalFiles:
         self._calls = calls
         self._doubtful: set[str] = set()
         self._ended: dict[str, Stamp] = {}
-        """Those that were read and have ended, as they were then: each has the steps of a whole change."""
+        """Those that have ended, as they were then: each has the steps of a whole change to be read."""
 
     def begin(self, begun: Begun) -> None:
         """Make the journal, with its first record. Raises UpgradeFailed where the session has one."""
@@ -65,6 +65,12 @@ class JournalFiles:
 
     def append(self, session_id: str, record: JournalRecord) -> None:
         """Add a record. Raises UpgradeFailed: then it may, or may not, be found there after a crash."""
+        self._append(session_id, record)
+        stamp = stamp_of(self._path(session_id)) if isinstance(record, Ended) else None
+        if stamp is not None:
+            self._ended[session_id] = stamp
+
+    def _append(self, session_id: str, record: JournalRecord) -> None:
         path = self._path(session_id)
         try:
             if session_id in self._doubtful or not _ends_whole(path):

@@ -1,7 +1,7 @@
 """The record of each change that was made, and how they are forgotten."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -67,12 +67,18 @@ class MadeChanges:
                 return self._layout.change(record.session_id)
         return None
 
-    def write(self, order: ChangeOrder, *, given_back: Sequence[str]) -> None:
-        """Put on record, durably, that the change was made; not of the paths that were given back."""
+    def write(
+        self, order: ChangeOrder, installed: Mapping[str, str | None], *, given_back: Sequence[str]
+    ) -> None:
+        """Put on record, durably, that the change was made; not of the paths that were given back.
+
+        `installed` are digests of what was written, as far as they are known.
+        """
         change = self._layout.change(order.session_id)
         files = {path: ChangedFile(order.expected.get(path), None) for path in order.removed}
         for path in order.written:
-            files[path] = ChangedFile(order.expected.get(path), digest(change / "new" / path))
+            new = installed.get(path) or digest(change / "new" / path)
+            files[path] = ChangedFile(order.expected.get(path), new)
         records = self.records()
         at = self._now()
         if records:  # Their order is that of the moments, whatever the clock does.

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan
+import msgspec
+
+from mcpkeep.protocol.upgrade.change import ChangeOrder, RollbackPlan, comes_first
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.rollback import (
     NoWayBack,
@@ -25,6 +27,7 @@ from mcpkeep.supervisor.durable import OS_CALLS, FileCalls
 from mcpkeep.supervisor.upgrade.backup_store import BackupFiles
 from mcpkeep.supervisor.upgrade.backup_way import installed_file, way_to_backup
 from mcpkeep.supervisor.upgrade.baseline import BASELINE
+from mcpkeep.supervisor.upgrade.change_failure import as_failure
 from mcpkeep.supervisor.upgrade.changes import ChangeFiles
 from mcpkeep.supervisor.upgrade.journal import require_session_id
 from mcpkeep.supervisor.upgrade.layout import Layout
@@ -34,7 +37,9 @@ from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.spares import find_spare
 from mcpkeep.supervisor.upgrade.steps import sync_folders
 
-__all__ = ["plan_restored", "plan_rollback"]
+__all__ = ["plan_first", "plan_rest", "plan_restored", "plan_rollback"]
+
+_FAILED = "the way back cannot be staged"
 
 
 class _Outcome(NamedTuple):
@@ -50,19 +55,36 @@ def plan_rollback(
 ) -> RollbackPlan:
     """Stage the way back in staging/<session>/; nothing live is touched. May be called again.
 
+    Raises UpgradeFailed as plan_first() and plan_rest().
+    """
+    return plan_rest(changes, plan_first(changes, session_id, to, calls=calls), to, calls=calls)
+
+
+def plan_first(
+    changes: ChangeFiles, session_id: str, to: str | None, *, calls: FileCalls = OS_CALLS
+) -> RollbackPlan:
+    """The same for what comes first.
+
     Raises:
         UpgradeFailed: there is no such way, its release must be rebuilt (`details` has `rebuild` and
             `backup_id`), or a file cannot be read or written.
     """
     require_session_id(session_id)
     way = _find_way(changes, to)
-    try:
-        return _stage(changes, session_id, way, calls)
-    except OSError as e:
-        raise UpgradeFailed(
-            f"the way back cannot be staged: {e.strerror}" + (f" ({e.filename})" if e.filename else ""),
-            remediation="look after the disk: room, permissions, health; then try again",
-        ) from e
+    with as_failure(_FAILED):
+        return _add_files(changes, way, _begin(changes, session_id, way, calls), calls, first=True)
+
+
+def plan_rest(
+    changes: ChangeFiles, first: RollbackPlan, to: str | None, *, calls: FileCalls = OS_CALLS
+) -> RollbackPlan:
+    """The whole plan, of which `first` is what comes first; that may be in place by now.
+
+    Raises UpgradeFailed: a file cannot be read or written.
+    """
+    way = _find_way(changes, to)
+    with as_failure(_FAILED):
+        return _add_files(changes, way, first, calls, first=False)
 
 
 def _find_way(changes: ChangeFiles, to: str | None) -> WayBack:
@@ -106,7 +128,8 @@ def plan_restored(
     return order_restored(session_id, former, release, carried_over=carried_over, left=left, undoes=undoes)
 
 
-def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
+def _begin(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls) -> RollbackPlan:
+    """Make the staging folder; the plan without any file."""
     at = changes.layout
     backup_id = way.changes[0].backup_id
     if way.release is None:
@@ -116,7 +139,7 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             details={"rebuild": True, "release": None, "backup_id": backup_id},
         )
     changes.require_release(way.release, backup_id=backup_id)
-    staged, conflicts = at.staged(session_id), at.conflicts(session_id)
+    staged = at.staged(session_id)
     remove_tree(at.staging(session_id), calls=calls)
     make_missing(staged, calls=calls, synced=False)
     undoes = [record.session_id for record in way.changes]
@@ -127,13 +150,36 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             # Which it was is not known. What says so is read after the commit, a power loss later, too.
             baseline = at.staging(session_id) / BASELINE
             sync_folders(make_missing(baseline, calls=calls) | {*baseline.parents[1:3]}, calls=calls)
+    order = ChangeOrder(
+        session_id=session_id,
+        kind="rollback",
+        from_release=way.changes[-1].to_release,
+        to_release=way.release,
+        staged_root=staged.relative_to(at.base).as_posix(),
+        written=(),
+        removed=(),
+        expected={},
+        swap_index=any(record.swapped_index for record in way.changes),
+        undoes=tuple(undoes),
+    )
+    return RollbackPlan(order, (), (), (), {})
+
+
+def _add_files(
+    changes: ChangeFiles, way: WayBack, plan: RollbackPlan, calls: FileCalls, *, first: bool
+) -> RollbackPlan:
+    """Stage the files that come first, or all others; the plan with them."""
+    at, order = changes.layout, plan.order
+    staged, conflicts = at.staged(order.session_id), at.conflicts(order.session_id)
     by_path: dict[Return, list[str]] = {act: [] for act in Return}
-    expected: dict[str, str | None] = {}
-    aside: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    spares: dict[str, str] = {}
+    expected = dict(order.expected)
+    aside = dict(plan.kept_aside)
+    sources = dict(order.sources)
+    spares = dict(order.spares)
     folders: set[Path] = set()
     for path, spans in touched(way).items():
+        if comes_first(path) is not first:
+            continue
         stands = digest(at.base / path)
         outcome = _decide(at, way, path, spans, stands)
         by_path[outcome.act].append(path)
@@ -154,25 +200,24 @@ def _stage(changes: ChangeFiles, session_id: str, way: WayBack, calls: FileCalls
             folders.add((conflicts / path).parent)
             aside[path] = (conflicts / path).relative_to(at.base).as_posix()
     sync_folders(folders, calls=calls)
-    merged, restored = by_path[Return.MERGE], by_path[Return.RESTORE] + by_path[Return.REMOVE]
-    kept = sorted(by_path[Return.KEEP] + by_path[Return.ASIDE])
-    order = ChangeOrder(
-        session_id=session_id,
-        kind="rollback",
-        from_release=way.changes[-1].to_release,
-        to_release=way.release,
-        staged_root=staged.relative_to(at.base).as_posix(),
-        written=tuple(sorted(by_path[Return.RESTORE] + merged)),
-        removed=tuple(by_path[Return.REMOVE]),
+    merged = _with(plan.merged, by_path[Return.MERGE])
+    kept = _with(plan.kept, by_path[Return.KEEP] + by_path[Return.ASIDE])
+    order = msgspec.structs.replace(
+        order,
+        written=_with(order.written, by_path[Return.RESTORE] + by_path[Return.MERGE]),
+        removed=_with(order.removed, by_path[Return.REMOVE]),
         expected=expected,
-        swap_index=any(record.swapped_index for record in way.changes),
-        undoes=tuple(undoes),
-        merged=tuple(merged),
-        kept=tuple(kept),
+        merged=merged,
+        kept=kept,
         sources=sources,
         spares=spares,
     )
-    return RollbackPlan(order, tuple(sorted(restored)), tuple(merged), tuple(kept), aside)
+    restored = _with(plan.restored, by_path[Return.RESTORE] + by_path[Return.REMOVE])
+    return RollbackPlan(order, restored, merged, kept, aside)
+
+
+def _with(paths: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted((*paths, *more)))
 
 
 def _decide(at: Layout, way: WayBack, path: str, spans: tuple[Span, ...], ours: str | None) -> _Outcome:

@@ -8,8 +8,6 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Mapping
-from os.path import dirname
 from pathlib import Path
 from typing import assert_never
 
@@ -103,82 +101,72 @@ def sync_touched(folders: set[Path], base: Path, *, calls: FileCalls = OS_CALLS)
 def _move(step: PutFile | TakeFile, base: Path, calls: FileCalls, *, back: bool) -> set[Path]:
     at = _places(step, standing(base))
     rule = next_move_back if back else next_move
-    touched: set[str] = set()
+    touched: set[Path] = set()
     stand = {place: _identity(path) for place, path in at.items()}
     while True:
-        found = Found(*map(stand.get, _PLACES))
+        found = Found(*(stand.get(place) for place in Place))
         if found.live == _FOLDER:
             if not back:
-                raise IsADirectoryError(errno.EISDIR, "a folder stands where a file is to be", step.path)
+                raise IsADirectoryError(errno.EISDIR, "a folder stands where a file is to be", str(step.path))
             return _set_aside(step, at, calls)  # What the user made of it stays.
         move = rule(step, found)
         match move:
             case None:
-                return {Path(folder) for folder in touched}
+                return touched
             case Unlink():
-                calls.unlink(Path(at[move.place]))
-                touched.add(dirname(at[move.place]))
+                calls.unlink(at[move.place])
+                touched.add(at[move.place].parent)
                 stand[move.place] = None
             case Rename():
-                touched |= _make_above(at[move.target], calls)
-                calls.rename(Path(at[move.source]), Path(at[move.target]))
-                touched |= {dirname(at[move.source]), dirname(at[move.target])}
+                touched |= make_missing(at[move.target].parent, calls=calls)
+                calls.rename(at[move.source], at[move.target])
+                touched |= {at[move.source].parent, at[move.target].parent}
                 stand[move.source], stand[move.target] = None, _identity(at[move.target])
             case Link():
-                touched |= _make_above(at[move.target], calls)
-                source, target = Path(at[move.source]), Path(at[move.target])
+                touched |= make_missing(at[move.target].parent, calls=calls)
                 try:
-                    calls.link(source, target)
+                    calls.link(at[move.source], at[move.target])
                 except OSError as e:
                     # On the way back from a full disk, too: a rename needs no room.
                     if e.errno not in NO_LINKS and not (back and e.errno in _FULL):
                         raise
-                    calls.rename(source, target)
+                    calls.rename(at[move.source], at[move.target])
                     stand[move.source] = None
                 stand[move.target] = _identity(at[move.target])
                 # The live one is replaced next: not before its other name is sure to outlast a power loss.
-                calls.fsync_folder(target.parent)
-                touched |= {dirname(at[move.source]), dirname(at[move.target])}
+                calls.fsync_folder(at[move.target].parent)
+                touched |= {at[move.source].parent, at[move.target].parent}
             case _:
                 assert_never(move)
         # The user may save it at any moment, and what was moved may be that; the rest is the step's own.
         stand[Place.LIVE] = _identity(at[Place.LIVE])
 
 
-def _set_aside(step: PutFile | TakeFile, at: Mapping[Place, str], calls: FileCalls) -> set[Path]:
+def _set_aside(step: PutFile | TakeFile, at: dict[Place, Path], calls: FileCalls) -> set[Path]:
     arriving = Place.STAGED if isinstance(step, PutFile) else Place.KEPT
     for place, target in ((Place.TEMP, at[arriving]), (Place.BACK, at[Place.KEPT])):
         if os.path.lexists(at[place]):
-            _make_above(target, calls)
-            calls.rename(Path(at[place]), Path(target))
-    return {Path(path).parent for path in at.values()}
+            make_missing(target.parent, calls=calls)
+            calls.rename(at[place], target)
+    return {path.parent for path in at.values()}
 
 
-# As text, which takes a fifth of the time that paths do: there are five for each file.
-
-
-def _places(step: PutFile | TakeFile, base: Path) -> Mapping[Place, str]:
-    live = f"{base}/{step.path}"
+def _places(step: PutFile | TakeFile, base: Path) -> dict[Place, Path]:
+    live = base / step.path
     places = {
-        Place.TEMP: f"{dirname(live)}/{temporary(step.number, Place.TEMP)}",
+        Place.TEMP: live.with_name(temporary(step.number, Place.TEMP)),
         Place.LIVE: live,
-        Place.KEPT: f"{base}/{step.kept}",
-        Place.BACK: f"{dirname(live)}/{temporary(step.number, Place.BACK)}",
+        Place.KEPT: base / step.kept,
+        Place.BACK: live.with_name(temporary(step.number, Place.BACK)),
     }
-    return {Place.STAGED: f"{base}/{step.staged}", **places} if isinstance(step, PutFile) else places
-
-
-def _make_above(path: str, calls: FileCalls) -> set[str]:
-    folder = dirname(path)
-    return set() if os.path.isdir(folder) else {*map(str, make_missing(Path(folder), calls=calls))}
+    return {Place.STAGED: base / step.staged, **places} if isinstance(step, PutFile) else places
 
 
 _FOLDER = "folder"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_PLACES = tuple(Place)
 
 
-def _identity(path: str) -> object | None:
+def _identity(path: Path) -> object | None:
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

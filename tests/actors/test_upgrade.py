@@ -281,7 +281,7 @@ async def test_a_rollback_under_way_is_not_ended_by_another() -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:
         assert isinstance(await run.ask(RUN), UpgradeDone)
-        async with run.at("changes.plan_rollback", RollBack(None, "first")) as answers:
+        async with run.at("changes.plan_first", RollBack(None, "first")) as answers:
             refused = await run.ask(RollBack(None, "second"))
             given_up = await run.ask(AbortUpgrade("third"))
     assert [type(answer) for answer in answers] == [RolledBack]
@@ -480,7 +480,7 @@ async def test_records_that_an_agent_could_not_have_written_can_be_tried_again()
 
 async def test_a_failing_way_back_is_told_as_such_and_can_be_tried_again() -> None:
     fakes = FakeWorld()
-    fakes.failing |= {"live.call": broken("it does not search"), "changes.plan_rollback": broken("gone")}
+    fakes.failing |= {"live.call": broken("it does not search"), "changes.plan_first": broken("gone")}
     async with running(fakes) as run:
         answer = await run.ask(RUN)
         assert isinstance(answer, UpgradeFault)
@@ -811,8 +811,9 @@ async def test_with_nothing_to_go_back_to_a_rollback_says_so_and_writes_nothing(
 @pytest.mark.parametrize(
     "name",
     [
-        "changes.plan_rollback",
+        "changes.plan_first",
         "changes.prepare_first",
+        "changes.plan_rest",
         "changes.prepare_rest",
         "live.start",
         "live.promote",

@@ -314,7 +314,7 @@ async def test_the_state_file_of_a_frozen_server_is_there_before_it_goes_on(tmp_
         await changes.prepare_rest(order(files))
         await changes.swap_rest(order(files))
         state.write_bytes(b'{"pid": 2}')
-        plan = await changes.plan_rollback("s-2", None)
+        plan = await changes.plan_rest(await changes.plan_first("s-2", None), None)
         await changes.prepare_first(plan.order)
         await changes.swap_first(plan.order)
         assert state.read_bytes() == old
