@@ -3,6 +3,7 @@
     changes/<session>/order.json       prepared                 new/    what is installed, as copies
                       change.json      made                     old/    what stood there, as the old inodes
                       server_state.json                         index/  the old index where no release has it
+                                                                spare/  copies of old/, for the way back
 
 At every instant either the journal says which group is under way, or one version stands whole.
 """

@@ -165,7 +165,7 @@ def upgrade_table(*, rounds: int) -> Table:
             "limits of the phases: a tenth of what is allowed by hand; the sample's server starts in 50 ms, "
             "the real one in 8 to 10 s",
             "copytree, then hash: without a sync; and as durable as the backup, each file synced",
-            "the way back to a cold server: the server's own start, which stands beside it, and 100 ms",
+            "the way back to a cold server: 100 ms and the server's own start, which swings: by the medians",
             f"a venv of {PACKAGES} packages: made by uv out of its cache, synced",
         ),
     )
@@ -202,11 +202,12 @@ def _measured(size: Bulk, rounds: int) -> Iterator[tuple[str, ...]]:
         "all six": 12.0,
         "content swap": 0.1,
         "SIGUSR1 until the old version answers": 0.25,
-        COLD: percentile(seen[OWN_START], 0.5) + 0.1,
+        COLD: _median(seen[OWN_START]) + 0.1,
         f"venv, {PACKAGES} packages": 2.0,
     }
     for name, all_of_it in seen.items():
-        yield _row(name, all_of_it, limits.get(name) if limited else None)
+        limit = limits.get(name) if limited else None
+        yield _row(name, all_of_it, limit, judge=_median if name == COLD else max)
     hashed = percentile(seen["copytree, then hash, synced"], 0.5)
     ratio = hashed / percentile(seen["backup"], 0.5)
     yield "backup against that", f"{ratio:.1f}x faster", "", "2x", _reach(ratio >= 2, limited)
@@ -215,15 +216,24 @@ def _measured(size: Bulk, rounds: int) -> Iterator[tuple[str, ...]]:
     yield _row("delay of a search", delays[SEARCH[0]], 0.5 if limited else None)
 
 
-def _row(name: str, seconds: Sequence[float], limit: float | None) -> tuple[str, ...]:
-    worst = max(seconds)
-    cells = (_shown(percentile(seconds, 0.5)), _shown(worst))
+def _row(
+    name: str,
+    seconds: Sequence[float],
+    limit: float | None,
+    *,
+    judge: Callable[[Sequence[float]], float] = max,
+) -> tuple[str, ...]:
     return (
         name,
-        *cells,
+        _shown(_median(seconds)),
+        _shown(max(seconds)),
         "" if limit is None else _shown(limit),
-        _reach(worst <= (limit or 0), limit is not None),
+        _reach(judge(seconds) <= (limit or 0), limit is not None),
     )
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return percentile(seconds, 0.5)
 
 
 def _reach(met: bool, limited: bool) -> str:
@@ -261,14 +271,15 @@ def _upgrade(world: World, delays: dict[str, list[float]]) -> Iterator[tuple[str
 def _cold_rollback(world: World) -> Iterator[tuple[str, float]]:
     """The same upgrade once more, and back where no former server is kept; beside a server's own start."""
     python = world.base / "venv" / "bin" / "python"
-    server = Line(
-        [str(python), "-m", "mcp_server", "--transport", "stdio"],
-        cwd=world.workspace,
-        env={**world.environment, "PYTHONPATH": str(world.base)},
-    )
-    server.initialize()
-    yield OWN_START, perf_counter() - server.started
-    server.close()
+    for _ in range(3):
+        server = Line(
+            [str(python), "-m", "mcp_server", "--transport", "stdio"],
+            cwd=world.workspace,
+            env={**world.environment, "PYTHONPATH": str(world.base)},
+        )
+        server.initialize()
+        yield OWN_START, perf_counter() - server.started
+        server.close()
     stream = Stream(world, MCPKEEP_UPGRADE_FREEZE="false")
     with stream.flowing():
         stream.wait_for_server(bool)
