@@ -59,8 +59,6 @@ async def switch(context: Context, prepared: Prepared, merged: Merged) -> tuple[
     at = world.now()
     tools: Mapping[str, str] = {}
     with anyio.CancelScope(shield=True):  # a commit that was made is not left without its record
-        with suppress(UpgradeFailed):
-            await world.changes.keep_spares(context.session_id)
         tools = await world.live.tools()
     lost = sorted(proof.tools.keys() - tools.keys())
     if lost:

@@ -113,9 +113,16 @@ async def _journalled(world: UpgradeWorld, begun: Begun, work: Callable[[], Awai
         return await work()
     except BaseException as error:
         with anyio.CancelScope(shield=True):
-            await world.contents.remove_staging(begun.session_id)
-            await world.journals.append(begun.session_id, Ended("failed", world.now(), str(error)))
+            await _end_failed(world, begun.session_id, str(error))
         raise
+
+
+async def _end_failed(world: UpgradeWorld, session_id: str, reason: str) -> None:
+    """Unless some of it stands: then the next start is to take that back."""
+    state = await world.journals.read(session_id)
+    if state is not None and not state.groups:
+        await world.contents.remove_staging(session_id)
+        await world.journals.append(session_id, Ended("failed", world.now(), reason))
 
 
 async def _go_back(

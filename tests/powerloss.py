@@ -198,6 +198,8 @@ class Recorder:
             self._enter(_Exchange(one.parent, one, other), "exchange")
 
     def link(self, source: Path, target: Path) -> None:
+        if "link" in self.without:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         with self._lock:
             os.link(source, target)
             self._enter(_Entry(target.parent, name=target, file=self._names[source]), "link")

@@ -32,7 +32,7 @@ from mcpkeep.supervisor.upgrade.live_files import copy_file, digest, make_missin
 from mcpkeep.supervisor.upgrade.made_changes import MadeChanges
 from mcpkeep.supervisor.upgrade.removal import remove_tree
 from mcpkeep.supervisor.upgrade.server_state import put_server_state, save_server_state, wake_server_state
-from mcpkeep.supervisor.upgrade.spares import keep_spares
+from mcpkeep.supervisor.upgrade.spares import is_spare, keep_spares
 from mcpkeep.supervisor.upgrade.steps import perform, sync_folders, sync_touched, undo
 from mcpkeep.supervisor.upgrade.vector_index import take_back_lent, to_be_lent
 
@@ -289,15 +289,14 @@ class ChangeFiles:
         restaged = [path for path in written if path in order.sources and path not in order.spares]
         self._make_folders(base / order.staged_root, restaged)
         for path in restaged:
-            with contextlib.suppress(FileNotFoundError):
-                self._calls.unlink(base / order.staged_root / path)
-            source = base / order.sources[path]
-            copy_file(source, base / order.staged_root / path, calls=self._calls, synced=False)
+            self._copy_anew(base / order.sources[path], base / order.staged_root / path, synced=False)
         for path in written:
             new = change / "new" / path
             if path in order.sources:
                 self._link_kept(base / order.sources[path], new)
                 self._installed[path] = digest(new)
+                if path in order.spares and not is_spare(base / order.spares[path], new):
+                    self._copy_anew(new, base / order.spares[path])
             else:
                 staged = base / order.staged_root / path
                 self._installed[path] = copy_file(staged, new, calls=self._calls, synced=False)
@@ -310,17 +309,28 @@ class ChangeFiles:
                 self._calls.fsync_file(new)
                 self._calls.fsync_file(base / order.staged_root / path)
         names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
-        above = {folder for name in names for folder in PurePosixPath(name).parents}
-        sync_folders({change / folder for folder in above}, calls=self._calls)
+        above = {change / folder for name in names for folder in PurePosixPath(name).parents}
+        if (
+            order.kind == "rollback"
+        ):  # Edits come to lie in staging where it is taken back; an upgrade's is durable.
+            staged = (f"{order.staged_root}/{path}" for path in written if path not in order.spares)
+            folders = (folder for name in staged for folder in PurePosixPath(name).parents)
+            above |= {base / folder for folder in folders if folder.is_relative_to(OWN)}
+        sync_folders(above, calls=self._calls)
+
+    def _copy_anew(self, source: Path, target: Path, *, synced: bool = True) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._calls.unlink(target)
+        copy_file(source, target, calls=self._calls, synced=synced)
 
     def _link_kept(self, source: Path, new: Path) -> None:
-        """Nobody writes into what an earlier change kept: it needs no copy."""
+        """What an earlier change kept needs no copy: only who has it open still writes into it."""
         try:
             self._calls.link(source, new)
         except OSError as e:
             if e.errno not in NO_LINKS:
                 raise
-            copy_file(source, new, calls=self._calls, synced=False)
+            copy_file(source, new, calls=self._calls)
 
     def _make_folders(self, root: Path, paths: Iterable[str]) -> None:
         for folder in sorted({os.path.dirname(path) for path in paths}):

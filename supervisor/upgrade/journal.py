@@ -1,5 +1,6 @@
 """The journals on disk: journal/<session>.jsonl, one record per line, each durable when append() returns."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -66,9 +67,9 @@ class JournalFiles:
     def append(self, session_id: str, record: JournalRecord) -> None:
         """Add a record. Raises UpgradeFailed: then it may, or may not, be found there after a crash."""
         self._append(session_id, record)
-        stamp = stamp_of(self._path(session_id)) if isinstance(record, Ended) else None
-        if stamp is not None:
-            self._ended[session_id] = stamp
+        if isinstance(record, Ended):
+            with contextlib.suppress(OSError):
+                self._remember(session_id, stamp_of(self._path(session_id)))
 
     def _append(self, session_id: str, record: JournalRecord) -> None:
         path = self._path(session_id)
@@ -117,9 +118,13 @@ class JournalFiles:
                 continue
             if state.ended is None:
                 found.append(state)
-            elif stamp is not None:
-                self._ended[session_id] = stamp
+            else:
+                self._remember(session_id, stamp)
         return tuple(sorted(found, key=lambda state: (state.begun.at, state.begun.session_id)))
+
+    def _remember(self, session_id: str, ended: Stamp | None) -> None:
+        if ended is not None:
+            self._ended[session_id] = ended
 
     @property
     def _folder(self) -> Path:

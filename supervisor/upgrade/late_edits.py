@@ -147,6 +147,8 @@ class LateEdits:
                     edited = PutFile(step.number, step.path, step.staged, f"{late}/{step.path}")
                     touched |= perform(edited, self._layout.base, calls=calls)
                     stayed.append(step.path)
+                    # Not before the edit is sure to outlast a power loss in its place.
+                    sync_touched(touched, self._layout.base, calls=calls)
                 if installed is not None and not os.path.lexists(staged):
                     # So that the phase can be done again.
                     temp = change / "again.tmp"

@@ -15,8 +15,9 @@ from pathlib import Path
 from mcpkeep.supervisor.durable import FileCalls
 from mcpkeep.supervisor.upgrade.live_files import copy_file, make_missing
 from mcpkeep.supervisor.upgrade.removal import remove_tree
+from mcpkeep.supervisor.upgrade.steps import sync_folders
 
-__all__ = ["drop_unfinished", "find_spare", "keep_spares"]
+__all__ = ["drop_unfinished", "find_spare", "is_spare", "keep_spares"]
 
 _OLD = "old"
 _SPARE = "spare"
@@ -24,9 +25,9 @@ _UNFINISHED = "spare.tmp"
 
 
 def keep_spares(change: Path, paths: Iterable[str], *, calls: FileCalls) -> None:
-    """Copy these of the change's old files, all at once; the bytes of both are on disk on return.
+    """Copy these of the change's old files, durably and all at once; the bytes of both are on disk on return.
 
-    May be called again. Raises OSError; then there are none.
+    May be called again. Raises OSError; then there are all of them, or none.
     """
     if (change / _SPARE).is_dir():
         return
@@ -53,25 +54,31 @@ def _copy_all(change: Path, paths: Sequence[str], calls: FileCalls) -> None:
     for path in paths:
         calls.fsync_file(begun / path)
         calls.fsync_file(change / _OLD / path)
-    # Their names need not outlast a power loss: it takes a saving away, and no more.
+    # What a rollback that is taken back puts here again may be the user's only copy: the names are to last.
+    above = {folder for path in paths for folder in Path(path).parents}
+    sync_folders({begun / folder for folder in above}, calls=calls)
     calls.rename(begun, change / _SPARE)
+    calls.fsync_folder(change)
 
 
 def find_spare(changes: Path, old: Path) -> Path | None:
-    """The spare copy of an old file: of its size, mode and times, and known by no other name.
-
-    None where there is none, as of a file that is of no change.
-    """
+    """The spare copy of an old file; None where there is none, as of a file that is of no change."""
     if not old.is_relative_to(changes):
         return None
     session, _, *path = old.relative_to(changes).parts
     spare = changes.joinpath(session, _SPARE, *path)
+    return spare if is_spare(spare, old) else None
+
+
+def is_spare(spare: Path, old: Path) -> bool:
+    """Whether the file is a copy of the old one still: whoever has that open may have written into it."""
     try:
-        copied, copy = os.lstat(old), os.lstat(spare)
+        copy, copied = os.lstat(spare), os.lstat(old)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return False
+    # After a power loss, what was brought in may be known by this name, too.
     alone = stat.S_ISREG(copy.st_mode) and copy.st_nlink == 1
-    return spare if alone and _seen(copy) == _seen(copied) else None
+    return alone and _seen(copy) == _seen(copied)
 
 
 def _seen(found: os.stat_result) -> tuple[int, int, int]:

@@ -832,6 +832,16 @@ async def test_a_rollback_that_fails_leaves_the_version_that_served(name: str) -
         assert isinstance(await run.ask(RollBack(None, "test")), RolledBack)
 
 
+async def test_a_rollback_that_cannot_be_taken_back_stays_open_for_the_next_start() -> None:
+    fakes = FakeWorld()
+    async with running(fakes) as run:
+        assert isinstance(await run.ask(RUN), UpgradeDone)
+        fakes.failing |= {"live.start": broken(), "changes.undo": broken("the disk is gone")}
+        answer = await run.ask(RollBack(None, "test"))
+    assert isinstance(answer, UpgradeFault) and answer.state == "rollback_failed"
+    assert (len(fakes.open_sessions), len(fakes.staging)) == (1, 1)
+
+
 async def test_a_rollback_gives_up_an_agents_upgrade_that_is_open_and_not_committed() -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:

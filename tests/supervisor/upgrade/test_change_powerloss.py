@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.protocol.upgrade.journal import Ended
 from mcpkeep.supervisor.upgrade.layout import Layout
+from mcpkeep.supervisor.upgrade.live_files import digest
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.powerloss import Recorder, crashes
 from tests.small_installation import OLD, SESSION, World, build, in_memory, order, whole
 
 EVERY = 31
 """Of some thousands of different losses, so that it takes seconds; prime, to fall on all kinds of them."""
+EDIT = b"the user's own words\n"
 
 
 @pytest.fixture
@@ -91,7 +94,12 @@ def replay(
             assert not done.failed, done.said
             which = whole(again)
             assert which == end or not crash.marks, "it had been acknowledged"
-        except (AssertionError, OSError) as e:
+            assert not any(again.layout.own.glob("conflicts/*/late/*")), "nobody has edited anything"
+            for record in again.changes.made.records():
+                new = again.layout.change(record.session_id) / "new"
+                installed = {path: file.new for path, file in record.files.items() if file.new}
+                assert {path: digest(new / path) for path in installed} == installed
+        except (AssertionError, OSError, UpgradeFailed) as e:
             wrong.append(f"{n}: {e!r}")
         again.lock.let_go()
         shutil.rmtree(put)
@@ -104,6 +112,13 @@ def test_a_power_loss_leaves_what_the_next_start_makes_whole(
     memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str, without: str
 ) -> None:
     assert replay(memory, ready, work, end, without) == []
+
+
+@pytest.mark.parametrize("work", [rollback, rollback_with_new_spares])
+def test_a_power_loss_in_a_rollback_where_there_are_no_hard_links_leaves_the_same(
+    memory: Path, work: Callable[[World], None]
+) -> None:
+    assert replay(memory, without_spares, work, "old", "link") == []
 
 
 def recorded(folder: Path, world: World) -> tuple[World, Recorder]:
@@ -120,6 +135,33 @@ def test_a_power_loss_while_a_change_is_taken_back_loses_no_file_that_it_had_rem
     world.changes.undo(SESSION)
     removed = OLD["standards/universal/gone/b.md"]
     assert [crash for crash in crashes(recorder, start) if removed not in crash.files.values()] == []
+
+
+@pytest.mark.parametrize("spares", [True, False])
+def test_a_power_loss_while_a_rollback_is_taken_back_loses_no_edit(memory: Path, spares: bool) -> None:
+    folder = memory / "recorded"
+    folder.mkdir()
+    world, recorder = recorded(folder, without_spares(folder))
+    if spares:
+        world.changes.keep_spares(SESSION)
+    world.begin("s-2", kind="rollback")
+    world.commit(plan_rollback(world.changes, "s-2", None, calls=recorder).order)
+    edit = recorder.open_append(world.base / "standards/universal/a.md")
+    recorder.write(edit, EDIT)
+    recorder.fsync(edit)
+    recorder.close(edit)
+    start = len(recorder.log)
+    world.changes.undo("s-2")
+    for n, crash in enumerate(crashes(recorder, start, every=7)):
+        put = memory / str(n)
+        put.mkdir()
+        crash.put(put)
+        again = World(Layout(put, put / ".praxis-os"))
+        assert not again.recover().failed
+        kept = (path for path in put.rglob("*") if path.is_file() and not path.is_symlink())
+        assert any(EDIT in path.read_bytes() for path in kept), n
+        again.lock.let_go()
+        shutil.rmtree(put)
 
 
 def test_a_power_loss_after_a_rollback_keeps_what_it_recorded_as_installed(memory: Path) -> None:
