@@ -103,9 +103,9 @@ class ChangeFiles:
             self._ready_index(order)
 
     def prepare_rest(self, order: ChangeOrder) -> None:
-        """What swap_rest() needs; nothing live is touched. Only now need the order be whole.
+        """What swap_rest() needs, of an order that may have more files by now; nothing live is touched.
 
-        Raises UpgradeFailed: a live file is not what the plan saw, or the disk failed.
+        Raises UpgradeFailed: of those, a live one is not what the plan saw; or the disk failed.
         """
         self._require_paths(order)
         with as_failure("the change cannot be prepared"):
@@ -310,9 +310,8 @@ class ChangeFiles:
                 self._calls.fsync_file(base / order.staged_root / path)
         names = [*(f"new/{path}" for path in written), *(f"old/{path}" for path in (*written, *removed))]
         above = {change / folder for name in names for folder in PurePosixPath(name).parents}
-        if (
-            order.kind == "rollback"
-        ):  # Edits come to lie in staging where it is taken back; an upgrade's is durable.
+        if order.kind == "rollback":
+            # Where it is taken back, edits come to lie there; an upgrade's staging is durable already.
             staged = (f"{order.staged_root}/{path}" for path in written if path not in order.spares)
             folders = (folder for name in staged for folder in PurePosixPath(name).parents)
             above |= {base / folder for folder in folders if folder.is_relative_to(OWN)}

@@ -27,7 +27,7 @@ _UNFINISHED = "spare.tmp"
 def keep_spares(change: Path, paths: Iterable[str], *, calls: FileCalls) -> None:
     """Copy these of the change's old files, durably and all at once; the bytes of both are on disk on return.
 
-    May be called again. Raises OSError; then there are all of them, or none.
+    May be called again. Raises OSError; then there are none.
     """
     if (change / _SPARE).is_dir():
         return
@@ -37,6 +37,7 @@ def keep_spares(change: Path, paths: Iterable[str], *, calls: FileCalls) -> None
     except OSError:
         with contextlib.suppress(OSError):
             drop_unfinished(change, calls=calls)
+            remove_tree(change / _SPARE, calls=calls)
         raise
 
 
