@@ -1,7 +1,7 @@
 """Phase 5 of an upgrade: the records, the baseline, what is not needed any more, the lock."""
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
@@ -98,7 +98,7 @@ async def conclude(
         summary = await world.records.write_summary(f"{report.ended_at:%Y-%m-%d}", report.to_markdown())
     with told("the history was not written"):
         await world.records.log_line(history_line(report))
-    with suppress(UpgradeFailed):  # Last, where room is short: nothing depends on it.
+    with told("no spare copies were made, so that a rollback makes its own"):  # Last: they take room.
         await world.changes.keep_spares(context.session_id)
     with told("the lock's file stays", needed=True):
         await world.lock.release()

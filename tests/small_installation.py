@@ -24,7 +24,7 @@ from mcpkeep.supervisor.upgrade.lock import HeldLock
 from mcpkeep.supervisor.upgrade.recovery import Recovered, recover
 from tests.faults import Killed, Kills
 
-__all__ = ["NEW", "OLD", "USERS", "World", "build", "live", "sha", "upgrade"]
+__all__ = ["NEW", "OLD", "USERS", "World", "build", "live", "sha", "upgrade", "upgraded"]
 
 OLD: Mapping[str, bytes] = {
     "mcp_server/main.py": b"old server\n",
@@ -150,6 +150,15 @@ def upgrade(world: World, *, agent_led: bool = False) -> tuple[LateEdit, ...]:
     world.lock.take(SESSION)
     world.begin(agent_led=agent_led)
     return world.commit(order(world))
+
+
+def upgraded(workspace: Path) -> World:
+    """The installation at its new release, with spare copies of the old one."""
+    world = build(workspace)
+    upgrade(world)
+    world.lock.let_go()
+    world.changes.keep_spares(SESSION)
+    return world
 
 
 def live(world: World) -> dict[str, bytes | str]:

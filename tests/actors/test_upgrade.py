@@ -832,6 +832,17 @@ async def test_a_rollback_that_fails_leaves_the_version_that_served(name: str) -
         assert isinstance(await run.ask(RollBack(None, "test")), RolledBack)
 
 
+async def test_an_upgrade_without_room_for_spare_copies_is_done_and_its_journal_says_so() -> None:
+    fakes = FakeWorld()
+    fakes.failing["changes.keep_spares"] = broken("no room")
+    async with running(fakes) as run:
+        done = await run.ask(RUN)
+    assert isinstance(done, UpgradeDone)
+    state = fakes.state(done.session_id)
+    assert state is not None
+    assert "no spare copies were made" in str(state.phases[5].products["warnings"])
+
+
 async def test_a_rollback_that_cannot_be_taken_back_stays_open_for_the_next_start() -> None:
     fakes = FakeWorld()
     async with running(fakes) as run:

@@ -9,7 +9,7 @@ import pytest
 from mcpkeep.protocol.upgrade.change import RollbackPlan, comes_first
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.upgrade.rollback import plan_first, plan_rest, plan_rollback
-from tests.small_installation import NEW, OLD, SESSION, World, build, upgrade, whole
+from tests.small_installation import NEW, OLD, World, upgraded, whole
 
 A = "standards/universal/a.md"
 BACK = "back"
@@ -17,10 +17,7 @@ BACK = "back"
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = build(tmp_path)
-    upgrade(world)
-    world.lock.let_go()
-    world.changes.keep_spares(SESSION)
+    world = upgraded(tmp_path)
     world.begin(BACK, kind="rollback")
     return world
 

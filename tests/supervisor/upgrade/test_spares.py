@@ -11,18 +11,14 @@ from mcpkeep.protocol.upgrade.change import ChangeOrder
 from mcpkeep.protocol.upgrade.failure import UpgradeFailed
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
 from tests.faults import Faults
-from tests.small_installation import OLD, SESSION, World, build, sha, upgrade, whole
+from tests.small_installation import OLD, SESSION, World, build, sha, upgrade, upgraded, whole
 
 PATH = "standards/universal/a.md"
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = build(tmp_path)
-    upgrade(world)
-    world.lock.let_go()
-    world.changes.keep_spares(SESSION)
-    return world
+    return upgraded(tmp_path)
 
 
 def plan(world: World, session_id: str = "back") -> ChangeOrder:
