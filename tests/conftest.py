@@ -1,6 +1,9 @@
-"""For all tests: no limit on speed, mcpkeep's bytecode, and which child processes the coverage counts."""
+"""For all tests: no limit on speed, mcpkeep's bytecode, and where the coverage counts."""
 
+import sys
+import threading
 from collections.abc import Generator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,9 +31,29 @@ takes each of them a fifth of a second, more than mcpkeep's own start.
 """
 
 
+UNCOUNTED = ("test_change_powerloss", "test_kills", "test_backup_faults", "test_change_faults")
+"""Modules that run some thousand times what others run too; counted, they would take twice as long."""
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _children_count_where_it_tells(request: pytest.FixtureRequest) -> Generator[None]:
+def _coverage_counts_where_it_tells(request: pytest.FixtureRequest) -> Generator[None]:
+    module = request.module.__name__.rpartition(".")[2]
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.rpartition(".")[2] not in COUNTED:
+        if module not in COUNTED:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        yield
+        if module in UNCOUNTED:
+            with untraced():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    """Neither this thread nor those that begin meanwhile call the coverage's tracer."""
+    here, in_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    sys.settrace(here)
+    threading.settrace(in_threads)

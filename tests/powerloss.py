@@ -6,6 +6,7 @@ or whole. fsync of a file covers its content and not its name. A rename is there
 """
 
 import errno
+import functools
 import itertools
 import os
 import threading
@@ -272,8 +273,8 @@ def crashes(recorder: Recorder, start: int = 0, *, every: int = 1) -> Iterator[C
     for cut in range(start, len(recorder.log) + 1):
         for crash in _after(recorder, cut, lambda: next(turn) % every == 0):
             key = (
-                tuple(sorted(crash.files.items())),
-                tuple(sorted(crash.links.items())),
+                frozenset(crash.files.items()),
+                frozenset(crash.links.items()),
                 crash.folders,
                 crash.marks,
             )
@@ -299,31 +300,49 @@ def _after(recorder: Recorder, cut: int, wanted: Callable[[], bool]) -> Iterator
             else:
                 contents[record.file] = (safe, loose + record.data)
     marks = tuple(r.value for r in log if isinstance(r, _Mark))
+    doubtful = frozenset(pending)
+    certain: dict[Path, int] = {}
+    certain_folders: set[Path] = {recorder.root}
+    first = min(pending, default=cut)
+    for _, entry in itertools.takewhile(lambda numbered: numbered[0] < first, entries):
+        _apply(certain, certain_folders, entry)
+    since = [(n, entry) for n, entry in entries if n >= first]
     for kept in _subsets(pending):
         if not wanted():
             continue
-        names: dict[Path, int] = {}
-        folders: set[Path] = {recorder.root}
+        names, folders = certain.copy(), certain_folders.copy()
         lost: list[tuple[Path, Path] | _Exchange] = []
-        for n, entry in entries:
-            if n in kept or n not in pending:
+        for n, entry in since:
+            if n in kept or n not in doubtful:
                 _apply(names, folders, _as_if_without(lost, entry))
             elif isinstance(entry, _Exchange):
                 lost.append(entry)
             elif entry.gone is not None and entry.name is not None and entry.file is None:
                 lost.append((entry.name, entry.gone))
-        reachable = {f for f in folders if all(p in folders for p in _up(f, recorder.root))}
-        present = {p: f for p, f in names.items() if p.parent in reachable}
-        for part in (0, 1, 2):
-            files: dict[Path, bytes] = {}
-            for path, file in present.items():
-                safe, loose = contents.get(file, (b"", b""))
-                files[path.relative_to(recorder.root)] = safe + loose[: len(loose) * part // 2]
-            below = frozenset(f.relative_to(recorder.root) for f in reachable if f != recorder.root)
-            numbers = {path.relative_to(recorder.root): file for path, file in present.items()}
-            texts = recorder.texts
-            links = {path: texts[number] for path, number in numbers.items() if number in texts}
+        reachable = _reachable(folders, recorder.root)
+        numbers = {
+            _relative(path, recorder.root): file for path, file in names.items() if path.parent in reachable
+        }
+        below = frozenset(_relative(folder, recorder.root) for folder in reachable if folder != recorder.root)
+        links = {path: recorder.texts[number] for path, number in numbers.items() if number in recorder.texts}
+        written = {path: contents.get(number, (b"", b"")) for path, number in numbers.items()}
+        for part in (0, 1, 2) if any(loose for _, loose in written.values()) else (0,):
+            files = {path: safe + loose[: len(loose) * part // 2] for path, (safe, loose) in written.items()}
             yield Crash(files, below, marks, numbers, links)
+
+
+@functools.cache
+def _relative(path: Path, root: Path) -> Path:
+    return path.relative_to(root)
+
+
+def _reachable(folders: set[Path], root: Path) -> set[Path]:
+    """Those of the folders, and the root, above which each folder is there."""
+    reachable = {root}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
+        if folder.parent in reachable:
+            reachable.add(folder)
+    return reachable
 
 
 def _as_if_without(
@@ -373,12 +392,6 @@ def _apply(names: dict[Path, int], folders: set[Path], entry: _Entry | _Exchange
         names.pop(entry.gone, None)
     if entry.name is not None and entry.file is not None:
         names[entry.name] = entry.file
-
-
-def _up(folder: Path, root: Path) -> Iterator[Path]:
-    while folder != root:
-        folder = folder.parent
-        yield folder
 
 
 def _subsets(pending: list[int]) -> Iterator[frozenset[int]]:
