@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Annotated, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -69,12 +69,12 @@ def _example(kind: type[Request]) -> str:
 
 def _arguments(kinds: Kinds) -> type[msgspec.Struct]:
     """One flat type with the arguments of all actions, each optional but `action`."""
-    actions = Literal[tuple(kinds.by_action)]  # type: ignore[valid-type]  # known at run time only
     fields: list[tuple[str, object, object]] = [
         (name, Union[_present(field.type), UnsetType], UNSET)  # noqa: UP007
         for name, field in kinds.arguments.items()
     ]
-    action = ("action", Annotated[actions, Meta(description="What to do.")])
+    actions = {"enum": sorted(kinds.by_action)}
+    action = ("action", Annotated[str, Meta(description="What to do.", extra_json_schema=actions)])
     return msgspec.defstruct(
         "WorkflowArguments",
         cast("list[tuple[str, type, object]]", [action, *fields]),
