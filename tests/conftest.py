@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,10 +41,7 @@ def _coverage_counts_where_it_tells(request: pytest.FixtureRequest) -> Generator
     with pytest.MonkeyPatch.context() as patch:
         if module not in COUNTED:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        if module in UNCOUNTED:
-            with untraced():
-                yield
-        else:
+        with untraced() if module in UNCOUNTED else nullcontext():
             yield
 
 
@@ -54,6 +51,8 @@ def untraced() -> Generator[None]:
     here, in_threads = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
     threading.settrace(None)
-    yield
-    sys.settrace(here)
-    threading.settrace(in_threads)
+    try:
+        yield
+    finally:
+        sys.settrace(here)
+        threading.settrace(in_threads)

@@ -1,7 +1,8 @@
 """A power loss after any call of a change, losing what no fsync covered: one version stands whole."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mcpkeep.protocol.upgrade.journal import Ended
 from mcpkeep.supervisor.upgrade.layout import Layout
 from mcpkeep.supervisor.upgrade.live_files import digest
 from mcpkeep.supervisor.upgrade.rollback import plan_rollback
-from tests.powerloss import Recorder, crashes
+from tests.powerloss import Crash, Recorder, crashes
 from tests.small_installation import OLD, SESSION, World, build, in_memory, order, whole
 
 EVERY = 31
@@ -71,6 +72,17 @@ CASES = [
 ]
 
 
+@contextmanager
+def after(folder: Path, crash: Crash) -> Generator[World]:
+    """The workspace as the next start finds it."""
+    folder.mkdir()
+    crash.put(folder)
+    world = World(Layout(folder, folder / ".praxis-os"))
+    yield world
+    world.lock.let_go()
+    shutil.rmtree(folder)
+
+
 def replay(
     memory: Path, ready: Callable[[Path], World], work: Callable[[World], None], end: str, without: str = ""
 ) -> list[str]:
@@ -85,24 +97,19 @@ def replay(
     recorder.mark("done")
     wrong: list[str] = []
     for n, crash in enumerate(crashes(recorder, start, every=EVERY)):
-        put = memory / str(n)
-        put.mkdir()
-        crash.put(put)
-        again = World(Layout(put, put / ".praxis-os"))
-        try:
-            done = again.recover()
-            assert not done.failed, done.said
-            which = whole(again)
-            assert which == end or not crash.marks, "it had been acknowledged"
-            assert not any(again.layout.own.glob("conflicts/*/late/*")), "nobody has edited anything"
-            for record in again.changes.made.records():
-                new = again.layout.change(record.session_id) / "new"
-                installed = {path: file.new for path, file in record.files.items() if file.new}
-                assert {path: digest(new / path) for path in installed} == installed
-        except (AssertionError, OSError, UpgradeFailed) as e:
-            wrong.append(f"{n}: {e!r}")
-        again.lock.let_go()
-        shutil.rmtree(put)
+        with after(memory / str(n), crash) as again:
+            try:
+                done = again.recover()
+                assert not done.failed, done.said
+                which = whole(again)
+                assert which == end or not crash.marks, "it had been acknowledged"
+                assert not any(again.layout.own.glob("conflicts/*/late/*")), "nobody has edited anything"
+                for record in again.changes.made.records():
+                    new = again.layout.change(record.session_id) / "new"
+                    installed = {path: file.new for path, file in record.files.items() if file.new}
+                    assert {path: digest(new / path) for path in installed} == installed
+            except (AssertionError, OSError, UpgradeFailed) as e:
+                wrong.append(f"{n}: {e!r}")
     return wrong
 
 
@@ -153,15 +160,11 @@ def test_a_power_loss_while_a_rollback_is_taken_back_loses_no_edit(memory: Path,
     start = len(recorder.log)
     world.changes.undo("s-2")
     for n, crash in enumerate(crashes(recorder, start, every=7)):
-        put = memory / str(n)
-        put.mkdir()
-        crash.put(put)
-        again = World(Layout(put, put / ".praxis-os"))
-        assert not again.recover().failed
-        kept = (path for path in put.rglob("*") if path.is_file() and not path.is_symlink())
-        assert any(EDIT in path.read_bytes() for path in kept), n
-        again.lock.let_go()
-        shutil.rmtree(put)
+        with after(memory / str(n), crash) as again:
+            assert not again.recover().failed
+            files = again.layout.workspace.rglob("*")
+            kept = (path for path in files if path.is_file() and not path.is_symlink())
+            assert any(EDIT in path.read_bytes() for path in kept), n
 
 
 def test_a_power_loss_after_a_rollback_keeps_what_it_recorded_as_installed(memory: Path) -> None:
